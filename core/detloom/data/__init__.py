@@ -1,0 +1,1 @@
+"""From annotation files to the canonical dataset, and from the dataset to batches."""

@@ -1,0 +1,94 @@
+"""The canonical dataset: validated, in memory, with one immutable class map and a content digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detloom.data.records import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMap:
+    """Dataset id <-> contiguous index <-> name. The index is the position; ids ascend."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def index_of(self, class_id: int) -> int:
+        """Raises KeyError for an id that is not there."""
+        return self._index[class_id]
+
+    @property
+    def _index(self) -> dict[int, int]:
+        return {class_id: index for index, class_id in enumerate(self.ids)}
+
+    def to_list(self) -> list[dict[str, Any]]:
+        return [{"index": i, "id": c, "name": n} for i, (c, n) in enumerate(zip(self.ids, self.names, strict=True))]
+
+    @classmethod
+    def from_list(cls, rows: list[dict[str, Any]]) -> Self:
+        ordered = sorted(rows, key=lambda row: int(row["index"]))
+        return cls(tuple(int(row["id"]) for row in ordered), tuple(str(row["name"]) for row in ordered))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """id: the data's own; width, height: pixels of the upright picture (EXIF orientation applied); sha256: of the
+    file."""
+
+    id: int | str
+    file_name: str
+    path: Path
+    width: int
+    height: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Images of one split and their objects, ordered by image.
+
+    boxes: float64 [N, 4] xyxy pixels; labels: int64 [N] class indices; crowd: bool [N]; area: float64 [N] px;
+    image_index: int64 [N], ascending; object_ids: the data's own or made; rles: COCO RLE per object or None.
+    """
+
+    name: str
+    images: tuple[ImageInfo, ...]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    area: NDArray[np.float64]
+    image_index: NDArray[np.int64]
+    object_ids: tuple[int | str, ...]
+    rles: tuple[Mapping[str, Any] | None, ...]
+    starts: NDArray[np.int64]
+    """int64 [images + 1]: objects of image i are rows starts[i] to starts[i + 1]."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def objects_of(self, image: int) -> slice:
+        return slice(int(self.starts[image]), int(self.starts[image + 1]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """splits: `train`, `val` and, where the data have one, `test`."""
+
+    name: str
+    class_map: ClassMap
+    splits: Mapping[str, Split]
+    digest: str
+    findings: tuple[Finding, ...] = ()
+    has_boxes: bool = True
+    has_masks: bool = False
+    has_keypoints: bool = False

@@ -1,0 +1,220 @@
+"""The detector contract: forward, loss, decode and predict apart, so that every family has the same shape."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detloom.geometry import Detections, InputRule, PostRule, postprocess
+
+ElementLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Targets:
+    """Truth of a batch, padded to the fullest image so that no host read is needed to use it.
+
+    boxes: float32 [B, G, 4] xyxy in pixels of the network input, zeros where padded.
+    labels: int64 [B, G] class indices, -1 where padded. masks: uint8 [B, G, H, W] or None. G >= 1.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    @property
+    def valid(self) -> Tensor:
+        """bool [B, G]: true where a row is an object."""
+        return self.labels >= 0
+
+    def to(self, device: torch.device) -> Self:
+        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
+        return type(self)(
+            self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), masks
+        )
+
+    def slice(self, rows: slice) -> Self:
+        """The targets of some images of the batch (a micro-batch)."""
+        masks = None if self.masks is None else self.masks[rows]
+        return type(self)(self.boxes[rows], self.labels[rows], masks)
+
+
+@dataclass(slots=True)
+class Outputs:
+    """What a forward pass gives. logits: [B, N, C]; boxes: [B, N, 4] as the family regresses them (its own coding);
+    masks: as the family codes them; features: named tensors for distillation; extra: whatever else its loss needs."""
+
+    logits: Tensor
+    boxes: Tensor
+    masks: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class LossTerms:
+    """Summed, weighted terms (scalars, with gradient) and the one number that their sum is divided by.
+
+    The loop divides by the normaliser of the whole effective batch: accumulation, several processes and a halved
+    micro-batch then give the gradient of the large batch.
+    """
+
+    terms: dict[str, Tensor]
+    normaliser: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack(list(self.terms.values())).sum()
+
+
+@dataclass(slots=True)
+class Decoded:
+    """boxes: float32 [B, N, 4] xyxy in pixels of the network input; scores: float32 [B, N, C] in 0..1."""
+
+    boxes: Tensor
+    scores: Tensor
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Parameters that share a learning rate, ordered from the input to the output.
+
+    depth counts from the input (0) upwards and drives layer-wise decay; is_head: new layers that learn faster;
+    is_backbone: what `model.freeze_backbone` freezes.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    depth: int
+    is_head: bool = False
+    is_backbone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReport:
+    """What became of pretrained weights. loaded: tensors taken as they are; copied: class names whose rows were
+    taken by name; reset: class names that start anew; mismatched: tensors of another shape, with both shapes;
+    missing: tensors of the model that the file lacks; unexpected: tensors of the file that the model lacks."""
+
+    source: str
+    loaded: int
+    total: int
+    copied: tuple[str, ...] = ()
+    reset: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """For people: what was loaded, copied, reset."""
+        text = [f"weights: {self.source}: {self.loaded} of {self.total} tensors loaded"]
+        for word, names in (
+            ("class rows copied by name", self.copied),
+            ("class rows reset", self.reset),
+            ("of another shape", self.mismatched),
+            ("missing in the file", self.missing),
+            ("not used", self.unexpected),
+        ):
+            if names:
+                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+                text.append(f"  {word}: {shown}")
+        return text
+
+
+class Detector(nn.Module, abc.ABC):
+    """Base of every detector. Images enter as uint8 RGB [B, 3, H, W], letterboxed by `input_rule`."""
+
+    def __init__(self, class_names: Sequence[str], input_rule: InputRule, post_rule: PostRule) -> None:
+        super().__init__()
+        self.class_names = tuple(class_names)
+        self.input_rule = input_rule
+        self.post_rule = post_rule
+        # Not in the state dict: official checkpoints do not hold them.
+        self.register_buffer("_mean", torch.tensor(input_rule.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(input_rule.std).view(1, 3, 1, 1), persistent=False)
+        self._mean: Tensor
+        self._std: Tensor
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 RGB [B, 3, H, W] to what the first convolution wants."""
+        pixels = images.float()
+        if self.input_rule.channels == "bgr":
+            pixels = pixels.flip(1)
+        if self.input_rule.scale != 1.0:
+            pixels = pixels * self.input_rule.scale
+        if any(self.input_rule.mean) or any(value != 1.0 for value in self.input_rule.std):
+            pixels = (pixels - self._mean) / self._std
+        return pixels
+
+    @abc.abstractmethod
+    def forward(
+        self, images: Tensor, targets: Targets | None = None, prompts: object | None = None
+    ) -> Outputs:
+        """images: uint8 RGB [B, 3, H, W]. targets: only for families that train by denoising."""
+
+    @abc.abstractmethod
+    def loss(self, outputs: Outputs, targets: Targets) -> LossTerms: ...
+
+    @abc.abstractmethod
+    def decode(self, outputs: Outputs) -> Decoded:
+        """Boxes in pixels and scores in 0..1: the end of an exported graph."""
+
+    @abc.abstractmethod
+    def layer_groups(self) -> list[LayerGroup]:
+        """Every module that has parameters, once, from the input to the output."""
+
+    @abc.abstractmethod
+    def load_pretrained(
+        self, state: Mapping[str, Tensor], class_names: Sequence[str], source: str
+    ) -> TransferReport:
+        """Take the weights of a model with other classes: rows of shared class names are copied, others reset.
+
+        class_names: of the rows of the file's head; empty when unknown (the head is then reset). Raises
+        WeightsError when the file belongs to another architecture.
+        """
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before each epoch (0-based): families whose recipe changes in time act here. Must depend on the
+        arguments alone, so that a resumed run is the same run."""
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps: all weights, or only the adapters."""
+        return self.state_dict()
+
+    def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
+        self.load_state_dict(dict(state), strict=True)
+
+    def predict(
+        self, outputs: Outputs, sizes: Sequence[tuple[int, int]], rule: PostRule | None = None
+    ) -> list[Detections]:
+        """sizes: original (height, width) of each image. Boxes come back in pixels of the original images."""
+        decoded = self.decode(outputs)
+        return finish(
+            decoded.boxes.float().cpu().numpy(),
+            decoded.scores.float().cpu().numpy(),
+            sizes,
+            self.input_rule,
+            rule or self.post_rule,
+        )
+
+
+def finish(
+    boxes: np.ndarray[Any, np.dtype[np.float32]],
+    scores: np.ndarray[Any, np.dtype[np.float32]],
+    sizes: Sequence[tuple[int, int]],
+    input_rule: InputRule,
+    rule: PostRule,
+) -> list[Detections]:
+    """From decoded arrays [B, N, 4] and [B, N, C] to detections in original pixels; shared by all runtimes."""
+    found: list[Detections] = []
+    for image_boxes, image_scores, size in zip(boxes, scores, sizes, strict=True):
+        kept = postprocess(image_boxes, image_scores, rule)
+        found.append(Detections(input_rule.boxes_to_image(kept.boxes, size), kept.scores, kept.labels))
+    return found

@@ -1,0 +1,163 @@
+"""How an image becomes a network input, and how raw predictions become detections: rules as data.
+
+Both rules are stored with every checkpoint and export, so that whoever runs the file needs nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Resize = Literal["letterbox", "stretch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRule:
+    """From an image of any size to the network input.
+
+    size: (height, width) in pixels. letterbox: scaled by one factor, placed at the top left, the rest filled with
+    pad_value; stretch: height and width scaled apart. The network then computes (pixel * scale - mean) / std on
+    channels in the given order; that last step is inside the model, also in every exported file.
+    """
+
+    size: tuple[int, int]
+    resize: Resize = "letterbox"
+    pad_value: int = 114
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: float = 1.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def ratios(self, original: tuple[int, int]) -> tuple[float, float]:
+        """Factors (y, x) from original (height, width) to network input."""
+        y, x = self.size[0] / original[0], self.size[1] / original[1]
+        return (min(y, x), min(y, x)) if self.resize == "letterbox" else (y, x)
+
+    def content_size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) that the picture itself takes inside the network input."""
+        y, x = self.ratios(original)
+        height = min(max(int(original[0] * y), 1), self.size[0])
+        width = min(max(int(original[1] * x), 1), self.size[1])
+        return height, width
+
+    def resize_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """image: uint8 [H, W, 3]. Returns uint8 [h, w, 3], resized and not yet padded."""
+        height, width = self.content_size(image.shape[:2])
+        if (height, width) == image.shape[:2]:
+            return image
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(resized, dtype=np.uint8)
+
+    def pad(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Fill up to `size` at the bottom and the right. Returns uint8 [size[0], size[1], 3]."""
+        height, width = image.shape[:2]
+        if (height, width) == self.size:
+            return image
+        canvas = np.full((*self.size, 3), self.pad_value, dtype=np.uint8)
+        canvas[:height, :width] = image
+        return canvas
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """image: uint8 RGB [H, W, 3]. Returns uint8 RGB [size[0], size[1], 3]."""
+        return self.pad(self.resize_image(image))
+
+    def boxes_to_input(self, boxes: NDArray[np.floating[Any]], original: tuple[int, int]) -> NDArray[np.float32]:
+        """boxes: [N, 4] xyxy in pixels of the original image. Returns float32 in pixels of the network input."""
+        y, x = self.ratios(original)
+        return (boxes * np.array([x, y, x, y])).astype(np.float32)
+
+    def boxes_to_image(self, boxes: NDArray[np.floating[Any]], original: tuple[int, int]) -> NDArray[np.float32]:
+        """The way back, clipped to the original image."""
+        y, x = self.ratios(original)
+        restored = boxes / np.array([x, y, x, y])
+        limit = np.array([original[1], original[0], original[1], original[0]])
+        return np.clip(restored, 0, limit).astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        fields = dict(values)
+        for name in ("size", "mean", "std"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostRule:
+    """From decoded boxes and scores to detections.
+
+    nms: one class a box (its best), class-wise suppression; topk: the best (box, class) pairs, no suppression.
+    candidates: boxes that enter the suppression, best first.
+    """
+
+    kind: Literal["nms", "topk"]
+    score_threshold: float = 0.01
+    nms_threshold: float = 0.65
+    max_detections: int = 100
+    candidates: int = 3000
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What was found in one image, best first.
+
+    boxes: float32 [N, 4] xyxy in pixels; scores: float32 [N] in 0..1; labels: int64 [N] class indices;
+    masks: one COCO RLE a detection, or None for a detector of boxes.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    masks: tuple[Mapping[str, Any], ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, score: float) -> Detections:
+        """Those with at least this score."""
+        keep = self.scores >= score
+        masks = None if self.masks is None else tuple(m for m, k in zip(self.masks, keep, strict=True) if k)
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
+
+
+def postprocess(boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: PostRule) -> Detections:
+    """One image. boxes: [N, 4] xyxy; scores: [N, C] in 0..1. Returns detections in the same pixels as `boxes`."""
+    if rule.kind == "topk":
+        return _best_pairs(boxes, scores, rule)
+    labels = scores.argmax(axis=1).astype(np.int64)
+    best = scores[np.arange(len(scores)), labels]
+    keep = np.flatnonzero(best > rule.score_threshold)
+    # A stable order: equal scores keep the order of the network's outputs in every runtime.
+    keep = keep[np.argsort(-best[keep], kind="stable")][: rule.candidates]
+    boxes, best, labels = boxes[keep], best[keep], labels[keep]
+    if len(keep) == 0:
+        return Detections(boxes.reshape(0, 4), best, labels)
+    xywh = boxes.astype(np.float64)
+    xywh[:, 2:] -= xywh[:, :2]
+    chosen = cv2.dnn.NMSBoxesBatched(
+        xywh.tolist(), best.tolist(), labels.tolist(), 0.0, rule.nms_threshold
+    )
+    order = np.sort(np.asarray(chosen, dtype=np.int64).reshape(-1))[: rule.max_detections]
+    return Detections(boxes[order], best[order], labels[order])
+
+
+def _best_pairs(boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: PostRule) -> Detections:
+    flat = scores.reshape(-1)
+    order = np.argsort(-flat, kind="stable")[: rule.max_detections]
+    order = order[flat[order] > rule.score_threshold]
+    labels = (order % scores.shape[1]).astype(np.int64)
+    return Detections(boxes[order // scores.shape[1]], flat[order], labels)

@@ -1,0 +1,350 @@
+"""What a plugin hands over: frozen descriptions, cheap to create and to list.
+
+`settings` is a function without arguments that returns an instance of the plugin's own pydantic settings
+(a `detloom_schemas.Settings`): one settings class serves many variants, and listing plugins imports no
+pydantic. `build` does its heavy imports inside. Nothing in this module imports torch, numpy or pydantic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import argparse
+
+    import numpy as np
+    from detloom_schemas.base import Settings
+
+    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff, SourcePlan
+    from detloom.data.dataset import Dataset
+    from detloom.detector import Detector, ElementLoss
+    from detloom.geometry import InputRule, PostRule
+    from detloom.prediction import Runtime
+    from detloom.sample import Sample
+
+API_VERSION = (0, 1)
+"""Major and minor version of the plugin contract. A plugin states the one it was written for."""
+
+LossRole = Literal["classification", "box", "distribution", "mask", "distillation"]
+
+
+def no_settings() -> Settings:
+    """The settings of a plugin that has none."""
+    from detloom_schemas.base import Settings
+
+    return Settings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """name: unique within its kind; lower case letters, digits, `-` and `_`. summary: one line."""
+
+    kind: ClassVar[str] = ""
+    hook: ClassVar[str] = ""
+
+    name: str
+    summary: str
+    settings: Callable[[], Settings] = no_settings
+
+    @property
+    def settings_key(self) -> str:
+        """Where the settings stand in their section: `augmentation.<settings_key>`."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """An official weights file: where it is, what it must hash to, whose licence it carries.
+
+    class_names: the names of the classes in the order of the head's rows.
+    """
+
+    name: str
+    url: str
+    licence: str
+    class_names: tuple[str, ...]
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContext:
+    """What a model is built for. class_names in the order of class indices; size: network input (height, width)
+    in pixels; losses: built loss terms by role, as chosen in the `loss` section; loss_weights by term name."""
+
+    class_names: tuple[str, ...]
+    size: tuple[int, int]
+    losses: Mapping[str, ElementLoss] = field(default_factory=dict)
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(Spec):
+    """A detector: one variant of a family, named `family-variant`.
+
+    recipe: dotted configuration keys and the values that this family trains well with (used wherever the user
+    wrote nothing or `auto`). weights: official files, the first is the default; empty when there are none.
+    loss_roles: the roles this family takes, each with the loss that its recipe means.
+    size_divisor: height and width of the network input must be multiples of it.
+    """
+
+    kind: ClassVar[str] = "model"
+    hook: ClassVar[str] = "detloom_models"
+
+    family: str
+    licence: str
+    build: Callable[[Any, ModelContext], Detector]
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    weights: tuple[WeightsFile, ...] = ()
+    loss_roles: Mapping[LossRole, str] = field(default_factory=dict)
+    size_divisor: int = 32
+    masks: bool = False
+    prompts: bool = False
+
+    @property
+    def settings_key(self) -> str:
+        return self.family
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where bytes come from. A source never parses annotations."""
+
+    def plan(self) -> SourcePlan:
+        """Identity, revision and sizes; downloads nothing. Raises DataError or UnreachableError."""
+        ...
+
+    def fetch(self, plan: SourcePlan, dest: Path, context: FetchContext) -> DataTree:
+        """Bring the data to this machine: into `dest` (atomically) or, for local data, where it already is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FetchContext:
+    """deadline_s: seconds for the whole fetch. progress(done_bytes, total_bytes). cancelled(): stop when true."""
+
+    deadline_s: float = 3600.0
+    progress: Callable[[int, int], None] = lambda done, total: None
+    cancelled: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec(Spec):
+    """A place that data is fetched from; its settings sit at `data.<name>`."""
+
+    kind: ClassVar[str] = "source"
+    hook: ClassVar[str] = "detloom_sources"
+
+    build: Callable[[Any], Source]
+
+
+@runtime_checkable
+class Format(Protocol):
+    """How annotations are written."""
+
+    def sniff(self, tree: DataTree) -> Sniff:
+        """How sure this format is that it can read the tree, and why."""
+        ...
+
+    def read(self, tree: DataTree) -> Iterator[ClassRecord | ImageRecord | Finding]:
+        """Stream what the tree holds. Faults are yielded as findings, not raised; classes come before images."""
+        ...
+
+
+@runtime_checkable
+class WritableFormat(Format, Protocol):
+    def write(self, dataset: Dataset, dest: Path) -> Sequence[Path]:
+        """Write the dataset below `dest`; returns the files written."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatSpec(Spec):
+    """A format of annotations, found by `sniff` or named in `data.format`."""
+
+    kind: ClassVar[str] = "format"
+    hook: ClassVar[str] = "detloom_formats"
+
+    build: Callable[[Any], Format]
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """A change of one training sample.
+
+    Gets the keyed random generator of this (seed, epoch, sample, transform) and as many extra samples as its spec
+    asks for. Returns a new sample; arrays of the one it was given may be reused, never those of the extras.
+    """
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, extras: Sequence[Sample]) -> Sample: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSpec(Spec):
+    """A transform of training samples. extras: how many other samples it wants (mosaic 3, mixup 1)."""
+
+    kind: ClassVar[str] = "augmentation"
+    hook: ClassVar[str] = "detloom_augmentations"
+
+    build: Callable[[Any], Transform]
+    extras: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec(Spec):
+    """An element-wise loss for one role.
+
+    classification: (logits [N, C], targets [N, C] in 0..1) -> [N, C].
+    box: (predicted [N, 4], target [N, 4], both xyxy in pixels) -> [N].
+    """
+
+    kind: ClassVar[str] = "loss"
+    hook: ClassVar[str] = "detloom_losses"
+
+    role: LossRole
+    build: Callable[[Any], ElementLoss]
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    def export(self, detector: Detector, request: ExportRequest) -> Path:
+        """Write the deployable file and return its path. Raises ExportError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """path: where to write, without suffix. size: network input (height, width). half: store weights and compute
+    in 16 bits. simplify: fold constants and drop dead nodes. metadata: to embed in the file where it can hold text.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    half: bool
+    simplify: bool
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExporterSpec(Spec):
+    """Writes a deployable file. runtime: the name of the runtime that can run the file (used by the gate)."""
+
+    kind: ClassVar[str] = "exporter"
+    hook: ClassVar[str] = "detloom_exporters"
+
+    suffix: str
+    runtime: str
+    build: Callable[[Any], Exporter]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeRequest:
+    """What a runtime is asked to load. device: `cpu`, `cuda`, `cuda:1`. The rules come from the file's manifest."""
+
+    path: Path
+    device: str
+    input_rule: InputRule
+    post_rule: PostRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeSpec(Spec):
+    """Runs a model file: uint8 network inputs in, decoded boxes and scores out."""
+
+    kind: ClassVar[str] = "runtime"
+    hook: ClassVar[str] = "detloom_runtimes"
+
+    suffixes: tuple[str, ...]
+    build: Callable[[Any, RuntimeRequest], Runtime]
+
+
+class Logger(Protocol):
+    """Where numbers and pictures of a run go. A logger that raises is reported and the run goes on."""
+
+    def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None: ...
+    def plot(self, name: str, series: Mapping[str, Sequence[tuple[float, float]]], step: int) -> None: ...
+    def image(self, name: str, path: Path, step: int) -> None: ...
+    def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None: ...
+    def artifact(self, name: str, path: Path) -> None: ...
+    def model(self, name: str, path: Path, metrics: Mapping[str, float], labels: Mapping[str, int]) -> None: ...
+    def close(self, status: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoggerContext:
+    """run_dir: the run's folder. total_steps, total_epochs: planned length. rank: global rank of this process."""
+
+    run_dir: Path
+    run_name: str
+    total_steps: int
+    total_epochs: int
+    rank: int = 0
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """A logger's other half: opened before the run, it may edit the configuration and ask the run to stop."""
+
+    def connect(self, config: TrackedConfig) -> Mapping[str, str]:
+        """Show the configuration; return the leaves that were edited afar: dotted key to text."""
+        ...
+
+    def restore_checkpoint(self, dest: Path) -> Path | None:
+        """Fetch the last checkpoint of the run that is being continued, or None."""
+        ...
+
+    def stop_requested(self) -> bool:
+        """Polled by the loop after each step: must return at once and never block."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerSpec(Spec):
+    """A logger; its settings sit at `experiment.logging.<name>`.
+
+    A tracker also gives `tracker` (opens it, before the run's folder exists) and `claims` (this process was started
+    by my agent, judged by the environment: the tracker is then used even when the configuration is empty).
+    """
+
+    kind: ClassVar[str] = "logger"
+    hook: ClassVar[str] = "detloom_loggers"
+
+    build: Callable[[Any, LoggerContext], Logger]
+    tracker: Callable[[Any], Tracker] | None = None
+    claims: Callable[[Mapping[str, str]], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedConfig:
+    """A configuration as a tracker sees it: dotted keys to JSON text, and who set each of them."""
+
+    values: Mapping[str, str]
+    origins: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSpec(Spec):
+    """A subcommand of `detloom`. `add_arguments` fills its parser; `run` gets the parsed arguments and returns the
+    exit code."""
+
+    kind: ClassVar[str] = "command"
+    hook: ClassVar[str] = "detloom_commands"
+
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+SPEC_TYPES: tuple[type[Spec], ...] = (
+    ModelSpec,
+    SourceSpec,
+    FormatSpec,
+    AugmentationSpec,
+    LossSpec,
+    ExporterSpec,
+    RuntimeSpec,
+    LoggerSpec,
+    CommandSpec,
+)
+
