@@ -1,0 +1,41 @@
+"""The base of every section of the configuration and of every plugin's settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Frozen; unknown keys are errors; every field has a description (`detloom config explain` prints it)."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+def choice(kind: str, description: str) -> Any:
+    """A field whose value names plugins of a kind. The settings of the chosen plugins, and only theirs, appear
+    beside it: a field exists only when it acts."""
+    return Field(description=description, json_schema_extra={"plugin_kind": kind})
+
+
+def _one_or_more(value: Any) -> Any:
+    """`onnx` means `[onnx]`; a list stays a list."""
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _size(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Resolution = Annotated[
+    Annotated[int, Field(ge=32, le=8192)]
+    | tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]],
+    BeforeValidator(_size),
+]

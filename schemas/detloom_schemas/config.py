@@ -1,0 +1,249 @@
+"""The sections of a run's configuration.
+
+Defaults here are the last resort: a family's recipe stands above them, and whatever the user writes above both
+(`auto` in any field means: as the recipe says). The settings of chosen plugins are added to their section by
+`detloom.config`, under the plugin's name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detloom_schemas.base import Names, Probability, Resolution, Settings, choice
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class TrainingConfig(Settings):
+    """How the weights are trained."""
+
+    epochs: Annotated[Positive, Field(description="passes over the training split")] = 100
+    max_steps: Annotated[
+        Positive | None, Field(description="stop after this many optimizer steps, whatever `epochs` says")
+    ] = None
+    batch_size: Annotated[Positive, Field(description="images in one forward pass")] = 8
+    gradient_accumulation: Annotated[
+        Positive, Field(description="forward passes in one optimizer step; the gradient equals that of the large batch")
+    ] = 1
+    resolution: Annotated[
+        Resolution, Field(description="network input in pixels: one number, or [height, width]")
+    ] = 640
+    optimizer: Annotated[Literal["adamw", "adam", "sgd"], Field(description="optimizer")] = "adamw"
+    lr: Annotated[float, Field(gt=0, description="peak learning rate of the head-less body of the network")] = 1e-4
+    momentum: Annotated[
+        float, Field(ge=0, lt=1, description="momentum of sgd (Nesterov); first beta of adam and adamw")
+    ] = 0.9
+    weight_decay: Annotated[
+        NotNegative, Field(description="weight decay; biases, norms and embeddings have none")
+    ] = 1e-4
+    use_llrd: Annotated[bool, Field(description="layer-wise decay of the learning rate")] = False
+    llrd_decay: Annotated[
+        float, Field(gt=0, le=1, description="factor from one layer group to the one before it")
+    ] = 0.9
+    head_lr_multiplier: Annotated[
+        float, Field(gt=0, description="learning rate of the head relative to `lr`")
+    ] = 1.0
+    scheduler: Annotated[
+        Literal["cosine", "multistep", "exponential", "step", "constant"],
+        Field(description="learning rate after the warm-up, updated at each step"),
+    ] = "cosine"
+    warmup_epochs: Annotated[NotNegative, Field(description="length of the linear warm-up")] = 3.0
+    warmup_steps: Annotated[
+        Annotated[int, Field(ge=0)] | None,
+        Field(description="length of the linear warm-up in steps, instead of `warmup_epochs`"),
+    ] = None
+    min_lr_frac: Annotated[
+        float, Field(ge=0, le=1, description="lowest learning rate, as a fraction of `lr`")
+    ] = 0.01
+    lr_milestones: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+        Field(description="multistep: where the rate drops, as fractions of the training"),
+    ] = (0.7, 0.9)
+    lr_gamma: Annotated[
+        float, Field(gt=0, le=1, description="multistep, step: factor of one drop; exponential: factor an epoch")
+    ] = 0.1
+    lr_step_epochs: Annotated[Positive, Field(description="step: epochs between two drops")] = 30
+    gradient_clip: Annotated[
+        Annotated[float, Field(gt=0)] | None, Field(description="largest norm of the gradient; none: no clipping")
+    ] = None
+    use_ema: Annotated[bool, Field(description="keep and evaluate an exponential moving average of the weights")] = True
+    ema_decay: Annotated[float, Field(ge=0, lt=1, description="decay of the average after its warm-up")] = 0.9999
+    ema_warmup_steps: Annotated[
+        float, Field(gt=0, description="time constant of the average's warm-up, in steps")
+    ] = 2000
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Field(description="autocast: auto means bf16 where a GPU has it, else fp32"),
+    ] = "auto"
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
+    ] = "auto"
+    seed: Annotated[int, Field(ge=0, description="seed of everything random")] = 0
+    early_stopping: Annotated[bool, Field(description="stop when the validation metric stands still")] = False
+    early_stopping_patience: Annotated[
+        Positive, Field(description="evaluations without improvement before stopping")
+    ] = 10
+    early_stopping_min_delta: Annotated[
+        NotNegative, Field(description="smaller improvements do not count")
+    ] = 0.0
+    overfit_batches: Annotated[
+        int, Field(ge=0, description="debug: train and evaluate on these first N batches, without augmentation")
+    ] = 0
+    checkpoint_interval: Annotated[
+        Positive, Field(description="epochs between two saves of `last`; the last epoch is always saved")
+    ] = 1
+    channels_last: Annotated[bool, Field(description="memory layout: faster convolutions on most hardware")] = False
+
+
+class ModelConfig(Settings):
+    """What is trained, and from which weights."""
+
+    type: Annotated[str, choice("model", "family and variant, as in `detloom plugins list`")] = "yolox-nano"
+    pretrain_weights: Annotated[
+        str,
+        Field(
+            description="a file; `official`: the family's published weights, downloaded once; `none`: random; "
+            "`auto`: official where they can be had, else random with a warning"
+        ),
+    ] = "auto"
+    strict_weights: Annotated[
+        bool, Field(description="fail when any tensor besides the class rows is missing, extra or of another shape")
+    ] = False
+    num_classes: Annotated[
+        Positive | None, Field(description="checked against the data when given; the data decide")
+    ] = None
+    freeze_backbone: Annotated[bool, Field(description="keep the backbone as it was loaded")] = False
+
+
+class LocalDataSource(Settings):
+    """A folder on this machine."""
+
+    path: Annotated[str, Field(description="folder with train/ valid/ test/, or with COCO json files, or one json")] = ""
+    images: Annotated[str | None, Field(description="folder of the images, when the json files stand elsewhere")] = None
+    train: Annotated[str | None, Field(description="annotation file of the training split")] = None
+    val: Annotated[str | None, Field(description="annotation file of the validation split")] = None
+    test: Annotated[str | None, Field(description="annotation file of the test split")] = None
+
+
+class DataSplitConfig(Settings):
+    """How data without a validation split are split: by image content, stable when images are added."""
+
+    val: Annotated[float, Field(ge=0, lt=1, description="share of the images for validation")] = 0.2
+    test: Annotated[float, Field(ge=0, lt=1, description="share of the images for the test")] = 0.0
+    seed: Annotated[int, Field(ge=0, description="another seed gives another split")] = 0
+
+
+class DataConfig(Settings):
+    """Where the data come from and how they reach the network."""
+
+    source: Annotated[str, choice("source", "where the data come from")] = "local"
+    format: Annotated[str, choice("format", "how the annotations are written; auto: found by looking")] = "auto"
+    split: Annotated[DataSplitConfig, Field(description="used when the data have no validation split")] = (
+        DataSplitConfig()
+    )
+    allow: Annotated[
+        Names, Field(description="codes of errors that do not stop a training; what they name is left out")
+    ] = ()
+    num_workers: Annotated[
+        Annotated[int, Field(ge=0, le=256)] | Literal["auto"],
+        Field(description="processes that read and augment; auto: by the number of cores"),
+    ] = "auto"
+    prefetch_factor: Annotated[Positive, Field(description="batches that each worker prepares ahead")] = 2
+    persistent_workers: Annotated[bool, Field(description="keep the workers between epochs")] = True
+    pin_memory: Annotated[bool, Field(description="page-locked batches: faster copies to a GPU")] = True
+
+
+class AugmentationConfig(Settings):
+    """What happens to training images. Settings of each transform stand beside this list."""
+
+    transforms: Annotated[Names, choice("augmentation", "transforms in the order they are applied")] = ("hflip",)
+
+
+class LossConfig(Settings):
+    """Loss terms of the families that let one choose; weights of their roles."""
+
+    classification: Annotated[str | None, choice("loss", "loss of class scores; none: the family's own")] = None
+    box: Annotated[str | None, choice("loss", "loss of boxes; none: the family's own")] = None
+    classification_weight: Annotated[NotNegative, Field(description="factor of the classification term")] = 1.0
+    box_weight: Annotated[NotNegative, Field(description="factor of the box term")] = 5.0
+
+
+class ValidationConfig(Settings):
+    """How the model is evaluated while it trains, and which checkpoint is best."""
+
+    interval: Annotated[Positive, Field(description="epochs between two evaluations; the last is always done")] = 1
+    start_epoch: Annotated[int, Field(ge=0, description="no evaluation before this epoch")] = 0
+    batch_size: Annotated[Positive | None, Field(description="images a forward pass; none: as in training")] = None
+    confidence_threshold: Annotated[
+        Probability, Field(description="detections below it are not evaluated; high values lower AP")
+    ] = 0.01
+    nms_threshold: Annotated[Probability, Field(description="IoU above which the weaker box is dropped")] = 0.65
+    max_detections: Annotated[Positive, Field(description="detections kept for an image")] = 100
+    save_best_metric: Annotated[
+        Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "loss"],
+        Field(description="validation number that decides which checkpoint is best"),
+    ] = "AP"
+    use_ema: Annotated[bool, Field(description="evaluate the averaged weights when there are any")] = True
+    save_predictions: Annotated[
+        bool, Field(description="write predictions/ in COCO form for validation and test")
+    ] = False
+    pictures: Annotated[
+        int, Field(ge=0, le=200, description="images drawn for the report, truth beside prediction")
+    ] = 12
+
+
+class ExportConfig(Settings):
+    """Deployable files and the proof that they equal the checkpoint."""
+
+    format: Annotated[Names, choice("exporter", "file formats; an empty list exports nothing")] = ("onnx",)
+    half: Annotated[bool, Field(description="16-bit weights and arithmetic")] = False
+    simplify: Annotated[bool, Field(description="fold constants and remove dead nodes")] = False
+    tolerance: Annotated[
+        NotNegative | None,
+        Field(description="largest difference in AP to the checkpoint; none: 0.001, or 0.01 for 16 bits and below"),
+    ] = None
+    gate_images: Annotated[
+        Positive | None, Field(description="images of the validation split used by the gate; none: all")
+    ] = None
+
+
+class ClearMLConfig(Settings):
+    """ClearML."""
+
+    enabled: Annotated[bool, Field(description="track the run on a ClearML server (needs its plugin)")] = False
+
+
+class LoggingConfig(Settings):
+    """Where numbers go. Settings of each logger stand beside this list."""
+
+    loggers: Annotated[Names, choice("logger", "loggers in use")] = ("console", "jsonl", "tensorboard")
+    log_interval: Annotated[Positive, Field(description="optimizer steps between two records of the loss")] = 10
+
+
+class ExperimentConfig(Settings):
+    """What the run is called and where it is kept."""
+
+    project: Annotated[str, Field(min_length=1, description="project the run belongs to")] = "detloom"
+    name: Annotated[
+        str | None, Field(description="name of the run; none: model, data and a hash of the configuration")
+    ] = None
+    tags: Annotated[Names, Field(description="labels kept with the run")] = ()
+    output_dir: Annotated[str, Field(description="folder that gets the run's folder")] = "runs"
+    clearml: ClearMLConfig = ClearMLConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+
+class RunConfig(Settings):
+    """A whole run. The sections of a resolved configuration also carry the settings of its chosen plugins."""
+
+    training: TrainingConfig = TrainingConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    loss: LossConfig = LossConfig()
+    validation: ValidationConfig = ValidationConfig()
+    export: ExportConfig = ExportConfig()
+    experiment: ExperimentConfig = ExperimentConfig()
