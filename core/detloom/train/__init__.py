@@ -1,0 +1,1 @@
+"""One training loop for all families, and what it is made of."""

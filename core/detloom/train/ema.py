@@ -1,0 +1,95 @@
+# ruff: noqa: TID253
+"""Exponential moving average of the weights (Polyak and Juditsky 1992), with a warm-up of its decay."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ModelEMA:
+    """Averages every floating tensor of the state dict (BatchNorm statistics too); others are copied.
+
+    decay after t updates: `decay * (1 - exp(-t / warmup_steps))`, so that the first steps are followed closely.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999, warmup_steps: float = 2000.0) -> None:
+        self.decay = decay
+        self.warmup_steps = warmup_steps
+        self.updates = 0
+        self._applied = False
+        state = model.state_dict()
+        self._names = list(state)
+        self._shadow = [tensor.detach().clone() for tensor in state.values()]
+        self._live: list[Tensor] = []
+        self._bind(model)
+
+    def _bind(self, model: nn.Module) -> None:
+        """Remember the model's tensors once: asking for its state dict at each step is slow."""
+        self._model_id = id(model)
+        self._live = [tensor.detach() for tensor in model.state_dict().values()]
+        floating = [i for i, tensor in enumerate(self._shadow) if tensor.is_floating_point()]
+        self._floating = floating
+        self._rest = [i for i in range(len(self._shadow)) if i not in set(floating)]
+
+    def decay_at(self, updates: int) -> float:
+        return self.decay * (1.0 - math.exp(-updates / self.warmup_steps))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """After each optimizer step."""
+        if id(model) != self._model_id:
+            self._bind(model)
+        self.updates += 1
+        weight = 1.0 - self.decay_at(self.updates)
+        shadow = [self._shadow[i] for i in self._floating]
+        live = [self._live[i] for i in self._floating]
+        torch._foreach_lerp_(shadow, live, weight)
+        for i in self._rest:
+            self._shadow[i].copy_(self._live[i])
+
+    @torch.no_grad()
+    def apply_shadow(self, model: nn.Module) -> None:
+        """Put the averaged weights into the model; `restore` brings its own back exactly."""
+        if self._applied:
+            raise RuntimeError("the averaged weights are already applied")
+        self._swap(model)
+        self._applied = True
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module) -> None:
+        """Undo `apply_shadow`, bit for bit."""
+        if not self._applied:
+            raise RuntimeError("there is nothing to restore: apply_shadow was not called")
+        self._swap(model)
+        self._applied = False
+
+    def _swap(self, model: nn.Module) -> None:
+        for tensor, shadow in zip(model.state_dict().values(), self._shadow, strict=True):
+            kept = tensor.clone()
+            tensor.copy_(shadow)
+            shadow.copy_(kept)
+
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model with averaged weights, for the length of a block."""
+        self.apply_shadow(model)
+        try:
+            yield
+        finally:
+            self.restore(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        shadow = {name: tensor.clone() for name, tensor in zip(self._names, self._shadow, strict=True)}
+        return {"updates": self.updates, "shadow": shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises KeyError when the state belongs to another model."""
+        for name, tensor in zip(self._names, self._shadow, strict=True):
+            tensor.copy_(state["shadow"][name])
+        self.updates = int(state["updates"])
