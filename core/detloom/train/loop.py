@@ -168,7 +168,8 @@ class Loop:
             metrics["epoch/evaluation_s"] = time.perf_counter() - started
             value = metrics.get(f"val/{self.plan.best_metric}", math.nan)
             is_best = math.isfinite(value) and self.best.update(value, epoch)
-        progress.epoch, progress.batch = epoch + 1, 0
+        if progress.batch >= self.loader.batches_per_epoch:  # else max_steps ended the epoch early
+            progress.epoch, progress.batch = epoch + 1, 0
         progress.finished = last_epoch or self.best.exhausted
         if is_best:
             self.hooks.save("best", metrics)

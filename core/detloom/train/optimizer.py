@@ -59,7 +59,9 @@ def parameter_groups(detector: Detector, rates: Rates) -> list[dict[str, Any]]:
         for module in group.modules:
             for parameter in module.parameters():
                 if id(parameter) in seen:
-                    raise ValueError(f"layer groups {seen[id(parameter)]!r} and {group.name!r} share a parameter")
+                    raise ValueError(
+                        f"layer groups {seen[id(parameter)]!r} and {group.name!r} share a parameter"
+                    )
                 seen[id(parameter)] = group.name
                 if not parameter.requires_grad:
                     continue
@@ -78,7 +80,12 @@ def parameter_groups(detector: Detector, rates: Rates) -> list[dict[str, Any]]:
 
 
 def build_llrd_optimizer(
-    model: Detector, base_lr: float, decay: float = 0.9, *, weight_decay: float = 1e-4, head_multiplier: float = 10.0
+    model: Detector,
+    base_lr: float,
+    decay: float = 0.9,
+    *,
+    weight_decay: float = 1e-4,
+    head_multiplier: float = 10.0,
 ) -> torch.optim.AdamW:
     """AdamW with layer-wise decay: `lr_i = base_lr * decay ** (L - i - 1)`, heads `head_multiplier` times faster."""
     groups = parameter_groups(model, Rates(base_lr, weight_decay, decay, head_multiplier))

@@ -88,7 +88,11 @@ def build_scheduler(
 ) -> Schedule:
     """Linear warm-up over `warmup_epochs`, then the curve down to `min_frac` of the peak."""
     plan = Plan(
-        curve, total_epochs * steps_per_epoch, steps_per_epoch, round(warmup_epochs * steps_per_epoch), min_frac
+        curve,
+        total_epochs * steps_per_epoch,
+        steps_per_epoch,
+        round(warmup_epochs * steps_per_epoch),
+        min_frac,
     )
     return Schedule(optimizer, plan)
 
