@@ -1,0 +1,3 @@
+"""Detloom: fine-tune object detectors."""
+
+__version__ = "0.1.0"

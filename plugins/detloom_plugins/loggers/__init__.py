@@ -1,0 +1,1 @@
+"""Places that numbers and pictures of a run go to."""

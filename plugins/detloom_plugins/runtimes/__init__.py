@@ -1,0 +1,1 @@
+"""Runners of model files."""

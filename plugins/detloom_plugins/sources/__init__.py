@@ -1,0 +1,1 @@
+"""Places that data are fetched from."""
