@@ -1,0 +1,33 @@
+"""Evaluation of detections: the 12 COCO numbers, per class and per image. Heavy: import it inside functions."""
+
+from __future__ import annotations
+
+from detloom.evaluate.coco import (
+    evaluate_coco_files,
+    evaluate_detections,
+    rank_images,
+    referee,
+    to_coco_results,
+)
+from detloom.evaluate.columns import select_images
+from detloom.evaluate.evaluator import COCOEvaluator, PassOptions
+from detloom.evaluate.matching import ImageScore, best_and_worst
+from detloom.evaluate.meter import APMeter
+from detloom.evaluate.results import METRICS, ClassResult, Evaluation
+
+__all__ = [
+    "METRICS",
+    "APMeter",
+    "COCOEvaluator",
+    "ClassResult",
+    "Evaluation",
+    "ImageScore",
+    "PassOptions",
+    "best_and_worst",
+    "evaluate_coco_files",
+    "evaluate_detections",
+    "rank_images",
+    "referee",
+    "select_images",
+    "to_coco_results",
+]
