@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detloom.geometry import Detections, InputRule, PostRule, postprocess
+from detloom.geometry import Detections, InputRule, PostRule, finish
 
 ElementLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -203,18 +202,3 @@ class Detector(nn.Module, abc.ABC):
             self.input_rule,
             rule or self.post_rule,
         )
-
-
-def finish(
-    boxes: np.ndarray[Any, np.dtype[np.float32]],
-    scores: np.ndarray[Any, np.dtype[np.float32]],
-    sizes: Sequence[tuple[int, int]],
-    input_rule: InputRule,
-    rule: PostRule,
-) -> list[Detections]:
-    """From decoded arrays [B, N, 4] and [B, N, C] to detections in original pixels; shared by all runtimes."""
-    found: list[Detections] = []
-    for image_boxes, image_scores, size in zip(boxes, scores, sizes, strict=True):
-        kept = postprocess(image_boxes, image_scores, rule)
-        found.append(Detections(input_rule.boxes_to_image(kept.boxes, size), kept.scores, kept.labels))
-    return found

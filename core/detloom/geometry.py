@@ -2,10 +2,11 @@
 
 Both rules are stored with every checkpoint and export, so that whoever runs the file needs nothing else.
 """
+# ruff: noqa: TID253
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -134,30 +135,70 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
 
 
+def finish(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    sizes: Sequence[tuple[int, int]],
+    input_rule: InputRule,
+    rule: PostRule,
+) -> list[Detections]:
+    """From decoded arrays to detections in original pixels; shared by all runtimes.
+
+    boxes: [B, N, 4] xyxy in pixels of the network input; scores: [B, N, C] in 0..1; sizes: original (height, width)
+    of each image.
+    """
+    found: list[Detections] = []
+    for image_boxes, image_scores, size in zip(boxes, scores, sizes, strict=True):
+        kept = postprocess(image_boxes, image_scores, rule)
+        found.append(Detections(input_rule.boxes_to_image(kept.boxes, size), kept.scores, kept.labels))
+    return found
+
+
 def postprocess(boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: PostRule) -> Detections:
-    """One image. boxes: [N, 4] xyxy; scores: [N, C] in 0..1. Returns detections in the same pixels as `boxes`."""
+    """One image. boxes: [N, 4] xyxy; scores: [N, C] in 0..1. Returns detections in the same pixels as `boxes`.
+
+    Scores that are not numbers are no detections. Boxes that are not numbers stay: they suppress nothing, and whoever
+    takes the detections sees that the model is broken.
+    """
     if rule.kind == "topk":
         return _best_pairs(boxes, scores, rule)
-    labels = scores.argmax(axis=1).astype(np.int64)
-    best = scores[np.arange(len(scores)), labels]
+    best = scores.max(axis=1, initial=0.0)
     keep = np.flatnonzero(best > rule.score_threshold)
     # A stable order: equal scores keep the order of the network's outputs in every runtime.
     keep = keep[np.argsort(-best[keep], kind="stable")][: rule.candidates]
-    boxes, best, labels = boxes[keep], best[keep], labels[keep]
-    if len(keep) == 0:
-        return Detections(boxes.reshape(0, 4), best, labels)
-    xywh = boxes.astype(np.float64)
-    xywh[:, 2:] -= xywh[:, :2]
-    chosen = cv2.dnn.NMSBoxesBatched(
-        xywh.tolist(), best.tolist(), labels.tolist(), 0.0, rule.nms_threshold
-    )
-    order = np.sort(np.asarray(chosen, dtype=np.int64).reshape(-1))[: rule.max_detections]
-    return Detections(boxes[order], best[order], labels[order])
+    labels = scores[keep].argmax(axis=1).astype(np.int64) if len(keep) else np.zeros(0, np.int64)
+    chosen = nms(boxes[keep], labels, rule.nms_threshold, rule.max_detections)
+    rows = keep[chosen]
+    return Detections(boxes[rows], best[rows], labels[chosen])
+
+
+def nms(
+    boxes: NDArray[np.float32], labels: NDArray[np.int64], threshold: float, max_detections: int
+) -> NDArray[np.int64]:
+    """Greedy suppression within each class. boxes: [N, 4] xyxy, best first. Returns the rows that stay, best first.
+
+    Stops at max_detections: of thousands of candidates only that many are ever compared with the rest. Classes are
+    compared by label and not, as is common, by shifting their boxes apart, which fails for boxes outside the image.
+    """
+    kept: list[int] = []
+    with np.errstate(invalid="ignore", over="ignore"):  # boxes that are not finite suppress nothing
+        left, top, right, bottom = np.ascontiguousarray(boxes.T, dtype=np.float64)
+        areas = np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
+        rows = np.arange(len(boxes), dtype=np.int64)
+        while len(rows) and len(kept) < max_detections:
+            first, rest = rows[0], rows[1:]
+            kept.append(int(first))
+            same = rest[labels[rest] == labels[first]]
+            width = np.minimum(right[first], right[same]) - np.maximum(left[first], left[same])
+            height = np.minimum(bottom[first], bottom[same]) - np.maximum(top[first], top[same])
+            shared = np.maximum(width, 0) * np.maximum(height, 0)
+            weaker = same[shared > threshold * (areas[first] + areas[same] - shared)]
+            rows = np.setdiff1d(rest, weaker, assume_unique=True) if len(weaker) else rest
+    return np.array(kept, dtype=np.int64)
 
 
 def _best_pairs(boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: PostRule) -> Detections:
     flat = scores.reshape(-1)
-    order = np.argsort(-flat, kind="stable")[: rule.max_detections]
-    order = order[flat[order] > rule.score_threshold]
-    labels = (order % scores.shape[1]).astype(np.int64)
-    return Detections(boxes[order // scores.shape[1]], flat[order], labels)
+    pairs = np.flatnonzero(flat > rule.score_threshold)
+    pairs = pairs[np.argsort(-flat[pairs], kind="stable")][: rule.max_detections]
+    return Detections(boxes[pairs // scores.shape[1]], flat[pairs], (pairs % scores.shape[1]).astype(np.int64))
