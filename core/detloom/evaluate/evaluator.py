@@ -129,7 +129,7 @@ class _LossTally:
             return {}
         normaliser = max(float(self._normaliser), 1e-12)
         means = {name: float(value) / normaliser for name, value in self._sums.items()}
-        return {"loss": sum(means.values()), **{f"loss_{name}": value for name, value in means.items()}}
+        return {"loss": sum(means.values()), **means}
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,8 +108,8 @@ def _mask_overlaps(truth: Truth, found: Found, objects: Ints, rows: Ints) -> NDA
 
     assert found.rles is not None and truth.rles is not None
     values = np.zeros(len(rows))
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+    edges = np.flatnonzero(np.diff(rows, prepend=-1, append=-1)) if len(rows) else np.zeros(0, dtype=np.int64)
+    for start, stop in pairwise(edges.tolist()):
         masks = [dict(truth.rles[target]) for target in objects[start:stop].tolist()]
         crowd = truth.crowd[objects[start:stop]]
         values[start:stop] = iou([dict(found.rles[int(rows[start])])], masks, crowd)[0]
