@@ -164,7 +164,7 @@ class Loop:
         is_best = False
         last_epoch = progress.step >= self.plan.total_steps
         if last_epoch or self.plan.is_evaluated(epoch):
-            metrics.update({f"val/{name}": value for name, value in self.hooks.evaluate(epoch).items()})
+            metrics.update(self.hooks.evaluate(epoch))
             metrics["epoch/evaluation_s"] = time.perf_counter() - started
             value = metrics.get(f"val/{self.plan.best_metric}", math.nan)
             is_best = math.isfinite(value) and self.best.update(value, epoch)

@@ -1,0 +1,142 @@
+"""A run's folder: its name, its record and what it was made with."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detloom.errors import DetloomError, UsageError
+
+if TYPE_CHECKING:
+    from detloom.config import ResolvedConfig
+    from detloom.host import PluginHost
+
+log = logging.getLogger("detloom")
+
+
+def default_name(model: str, data: str, config_hash: str) -> str:
+    """family-variant, data and a short hash of the configuration."""
+    return f"{_slug(model)}-{_slug(data)}-{config_hash[:8]}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.") or "run"
+
+
+def create_folder(output_dir: Path, name: str) -> Path:
+    """A new folder; a name that is taken gets -2, -3, ...: no run overwrites another. Raises DetloomError."""
+    name = _slug(name)
+    for number in range(1, 10_000):
+        folder = output_dir / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=False)
+        except FileExistsError:
+            if not output_dir.is_dir() or (folder.exists() and not folder.is_dir()):
+                raise UsageError(f"{folder} cannot be a folder: a file is in the way") from None
+            continue
+        except OSError as error:
+            raise UsageError(
+                f"cannot create {folder}: {error.strerror or error}",
+                hint="give another place with --output-dir",
+            ) from error
+        return folder
+    raise DetloomError(f"{output_dir} holds too many runs called {name}", hint="give the run a name: --name")
+
+
+def newest_resumable(output_dir: Path) -> Path | None:
+    """The run that was interrupted, failed or killed last and has a state to go on from."""
+    import json
+
+    found: list[tuple[float, Path]] = []
+    for record in output_dir.glob("*/run.json"):
+        try:
+            status = json.loads(record.read_text(encoding="utf-8"))["status"]
+        except (OSError, ValueError, KeyError):
+            continue
+        state = record.parent / "checkpoints" / "last.pt"
+        if status != "completed" and state.is_file():
+            found.append((state.stat().st_mtime, record.parent))
+    return max(found)[1] if found else None
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of the platform and of the packages that shape results."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("detloom", "torch", "numpy", "opencv-python-headless", "simplejpeg", "pydantic", "hotcoco"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    if "detloom" not in found:
+        from detloom import __version__
+
+        found["detloom"] = __version__
+    return found
+
+
+def plugins_in_use(resolved: ResolvedConfig, host: PluginHost) -> list[dict[str, str]]:
+    """The distributions whose specs this run uses."""
+    used = {plugin.name: plugin for plugin in host.plugins if plugin.status == "ok"}
+    return [
+        {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
+        for plugin in used.values()
+    ]
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of the working directory and whether it has changes; empty outside a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+@contextlib.contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Everything that Detloom logs also goes to `path` while the block runs."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("detloom")
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(min(before or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+        handler.close()
+
+
+def command_line(argv: list[str]) -> str:
+    """How this run was started, to be started again."""
+    import shlex
+
+    script = Path(sys.argv[0]).name
+    start = "python run_training.py" if script == "run_training.py" else "detloom train"
+    return shlex.join([*start.split(), *argv])
+
+
+def hostname_free_environment() -> dict[str, str]:
+    """What of the environment shapes numbers: thread counts and determinism switches, never secrets."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES")
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -1,0 +1,142 @@
+# ruff: noqa: TID253
+"""The parts of a training, each built from the configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from detloom_schemas.config import TrainingConfig
+
+from detloom.detector import Detector
+from detloom.errors import ConfigError, Mistake, UnreachableError
+from detloom.model import build_detector, build_losses, input_size
+from detloom.specs import ModelSpec, WeightsFile
+from detloom.train.optimizer import freeze_backbone
+from detloom.train.seeding import seed_torch
+from detloom.weights import fetch_weights, read_weights
+
+if TYPE_CHECKING:
+    from detloom.config import ResolvedConfig
+    from detloom.data.dataset import Dataset
+    from detloom.host import PluginHost
+
+log = logging.getLogger("detloom")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: the first GPU, else the processor. Raises ConfigError for a device that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    here = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not here[device.type]:
+        found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["no CUDA device"]
+        raise ConfigError(
+            [Mistake("training.device", "", f"{name!r} is not here", f"found: cpu, {', '.join(found)}")]
+        )
+    return device
+
+
+def choose_precision(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """bf16 where asked for, or where `auto` meets a GPU that has it."""
+    if config.precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BuiltModel:
+    """notes: what was loaded, copied and reset, for people; warnings: what a person should know about it."""
+
+    detector: Detector
+    spec: ModelSpec
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset) -> BuiltModel:
+    """The chosen model for the classes of the data, seeded before it is built, with its pretrained weights."""
+    config = resolved.config
+    spec = host.get(ModelSpec, config.model.type)
+    seed_torch(config.training.seed, "weights")
+    detector = build_detector(
+        spec,
+        resolved.settings(spec),
+        dataset.class_map.names,
+        input_size(config.training.resolution, spec),
+        losses=build_losses(config, spec, resolved, host),
+        loss_weights={"classification": config.loss.classification_weight, "box": config.loss.box_weight},
+        validation=config.validation,
+    )
+    notes, warnings = _load_weights(detector, spec, resolved)
+    if config.model.freeze_backbone:
+        notes.append(f"frozen: {', '.join(freeze_backbone(detector))}")
+    return BuiltModel(detector, spec, tuple(notes), tuple(warnings))
+
+
+def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile | None, list[str]]:
+    """The file that `model.pretrain_weights` means, its description where it is an official one, and warnings.
+
+    Raises UnreachableError when official weights were asked for by name and cannot be had; ConfigError for a path
+    that is not there.
+    """
+    if wanted == "none":
+        return None, None, ["the model starts from random weights: it needs many more epochs and images"]
+    if wanted in {"auto", "official"}:
+        if not spec.weights:
+            if wanted == "auto":
+                return None, None, [f"{spec.name} has no published weights: it starts from random weights"]
+            raise ConfigError(
+                [Mistake("model.pretrain_weights", "", f"{spec.name} has no published weights", "use a file or none")]
+            )
+        try:
+            return fetch_weights(spec.weights[0]), spec.weights[0], []
+        except UnreachableError as error:
+            if wanted == "official":
+                raise
+            return None, None, [
+                f"RANDOM WEIGHTS: the published weights of {spec.name} could not be had ({error.message}); "
+                "results will be far below a fine-tuned model. Give a file with --weights, or --weights official to "
+                "stop instead"
+            ]
+    path = Path(wanted).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            [
+                Mistake(
+                    "model.pretrain_weights",
+                    "",
+                    f"there is no file {wanted}",
+                    "give a file, `official`, `auto` or `none`",
+                )
+            ]
+        )
+    known = next((file for file in spec.weights if file.name == path.name), None)
+    return path, known, []
+
+
+def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig) -> tuple[list[str], list[str]]:
+    model = resolved.config.model
+    path, known, warnings = find_weights(model.pretrain_weights, spec)
+    if path is None:
+        return [], warnings
+    weights = read_weights(path)
+    names = weights.class_names or (known.class_names if known else ())
+    report = detector.load_pretrained(weights.tensors, names, str(path))
+    if model.strict_weights and (report.mismatched or report.missing or report.unexpected):
+        raise ConfigError(
+            [Mistake("model.strict_weights", "", "the weights do not fit exactly", "\n    ".join(report.lines()))]
+        )
+    if known is not None:
+        log.info("licence of the weights: %s", known.licence)
+    return report.lines(), warnings
+

@@ -1,0 +1,251 @@
+# ruff: noqa: TID253
+"""A training in its run folder: the loop, and what surrounds it (evaluation, checkpoints, loggers, observers)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from detloom.data.dataset import Split
+from detloom.data.loader import EvalLoader, TrainLoader, build_transforms
+from detloom.errors import CheckpointError, DataError
+from detloom.evaluate import COCOEvaluator, Evaluation, PassOptions, select_images
+from detloom.events import CheckpointSaved, EpochFinished
+from detloom.geometry import Detections
+from detloom.model import describe
+from detloom.train.assemble import BuiltModel, choose_device, choose_precision
+from detloom.train.checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
+from detloom.train.ema import ModelEMA
+from detloom.train.loop import Hooks, Loop, LoopPlan
+from detloom.train.optimizer import build_optimizer
+from detloom.train.schedule import Schedule, plan_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from detloom.config import ResolvedConfig
+    from detloom.data.dataset import Dataset
+    from detloom.host import PluginHost
+    from detloom.logging_fanout import LoggerFanout
+
+log = logging.getLogger("detloom")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a session is given besides its parts."""
+
+    resolved: ResolvedConfig
+    host: PluginHost
+    dataset: Dataset
+    folder: Path
+    stop_requested: Callable[[], bool]
+
+
+class Session:
+    """Built once for a run; `train` runs the loop, `evaluate_split` and `use_best` serve what comes after it."""
+
+    def __init__(self, around: Surroundings, model: BuiltModel) -> None:
+        self.around, self.model = around, model
+        self.config = around.resolved.config
+        self.device = choose_device(self.config.training.device)
+        self.precision = choose_precision(self.config.training, self.device)
+        self.detector = model.detector.to(self.device)
+        if self.config.training.channels_last:
+            self.detector = self.detector.to(memory_format=torch.channels_last)
+        self.train_split, self.val_split = self._splits()
+        self.loader = self._train_loader()
+        self.plan = self._plan()
+        self.ema = self._ema()
+        self.fanout: LoggerFanout | None = None
+        self.loop = self._loop()
+
+    # ---- parts -------------------------------------------------------------------------------------------------
+
+    def _splits(self) -> tuple[Split, Split]:
+        splits, limit = self.around.dataset.splits, self.config.training.overfit_batches
+        train, val = splits["train"], splits["val"]
+        if not len(train):
+            raise DataError("the training split holds no image that can be used")
+        if limit:
+            images = min(limit * self.config.training.batch_size, len(train))
+            train = select_images(train, range(images))
+            val = dataclasses.replace(train, name="val")
+        return train, val
+
+    def _train_loader(self) -> TrainLoader:
+        data, training = self.config.data, self.config.training
+        transforms = [] if training.overfit_batches else build_transforms(self.around.resolved, self.around.host)
+        return TrainLoader(
+            self.train_split,
+            self.detector.input_rule,
+            transforms,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            num_workers=data.num_workers,
+            prefetch_factor=data.prefetch_factor,
+            persistent_workers=data.persistent_workers,
+            pin_memory=data.pin_memory and self.device.type == "cuda",
+        )
+
+    def eval_loader(self, split: Split) -> EvalLoader:
+        size = self.config.validation.batch_size or self.config.training.batch_size
+        return EvalLoader(split, self.detector.input_rule, batch_size=size, num_workers=self.config.data.num_workers)
+
+    def _plan(self) -> LoopPlan:
+        training, validation = self.config.training, self.config.validation
+        steps_per_epoch = math.ceil(self.loader.batches_per_epoch / training.gradient_accumulation)
+        total = training.epochs * steps_per_epoch
+        if training.max_steps is not None:
+            total = min(total, training.max_steps)
+        return LoopPlan(
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total,
+            total_epochs=math.ceil(total / steps_per_epoch),
+            eval_interval=validation.interval,
+            eval_start_epoch=validation.start_epoch,
+            best_metric=validation.save_best_metric,
+            log_interval=self.config.experiment.logging.log_interval,
+        )
+
+    def _ema(self) -> ModelEMA | None:
+        training = self.config.training
+        if not training.use_ema:
+            return None
+        return ModelEMA(self.detector, training.ema_decay, training.ema_warmup_steps)
+
+    def _loop(self) -> Loop:
+        optimizer = build_optimizer(self.detector, self.config.training)
+        schedule = Schedule(
+            optimizer, plan_of(self.config.training, self.plan.total_steps, self.plan.steps_per_epoch)
+        )
+        hooks = Hooks(
+            log=self._log,
+            evaluate=self._evaluate_epoch,
+            epoch_finished=self._epoch_finished,
+            save=self._save,
+            stop_requested=self.around.stop_requested,
+        )
+        plugins = {name: part for name, part in self.loader.plugins.items() if hasattr(part, "state_dict")}
+        return Loop(
+            self.detector,
+            optimizer,
+            schedule,
+            self.ema,
+            self.loader,
+            self.config.training,
+            self.plan,
+            hooks,
+            device=self.device,
+            precision=self.precision,
+            plugins=plugins,
+        )
+
+    # ---- while training ----------------------------------------------------------------------------------------
+
+    def train(self, fanout: LoggerFanout) -> str:
+        """Run the loop to its end. Returns `completed`, `stopped early` or `interrupted`."""
+        self.fanout = fanout
+        self._epoch_started = time.perf_counter()
+        status = self.loop.run()
+        if status != "interrupted" and not (self._checkpoints / BEST).is_file():
+            self._save("best", {})  # no evaluation gave a number: the last weights are the best there are
+        return status
+
+    def _log(self, values: Mapping[str, float], step: int, epoch: int) -> None:
+        if self.fanout is not None:
+            self.fanout.scalars(values, step, epoch)
+
+    def _evaluate_epoch(self, epoch: int) -> dict[str, float]:
+        del epoch
+        if self.ema is not None and self.config.validation.use_ema:
+            with self.ema.applied(self.detector):
+                evaluation, _, losses = self.evaluate_split(self.val_split)
+        else:
+            evaluation, _, losses = self.evaluate_split(self.val_split)
+        return {**evaluation.scalars("val"), **{f"val/{name}": value for name, value in losses.items()}}
+
+    def evaluate_split(self, split: Split) -> tuple[Evaluation, list[Detections], dict[str, float]]:
+        """With the weights that the detector has now. Returns numbers, detections in the order of the images, losses."""
+        dataset = self.around.dataset
+        evaluator = COCOEvaluator(
+            split, dataset.class_map, max_detections=self.config.validation.max_detections
+        )
+        autocast = None if self.precision == torch.float32 else self.precision
+        evaluation = evaluator.evaluate(
+            self.detector, self.eval_loader(split), PassOptions(autocast=autocast, loss=True)
+        )
+        return evaluation, evaluator.detections, evaluator.losses
+
+    def _epoch_finished(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        values = {**metrics, "epoch/time_s": time.perf_counter() - self._epoch_started}
+        self._epoch_started = time.perf_counter()
+        self._log(values, step, epoch)
+        self.around.host.notify("epoch_finished", EpochFinished(self.around.folder, epoch, step, dict(values)))
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.around.folder / "checkpoints"
+
+    def _save(self, kind: str, metrics: Mapping[str, float]) -> None:
+        progress = self.loop.progress
+        numbers = {name: float(value) for name, value in metrics.items() if name.startswith("val/")}
+        note = {"epoch": progress.epoch, "step": progress.step, "metrics": numbers}
+        payload: dict[str, Any] = {
+            **describe(
+                self.detector,
+                self.around.host.qualified(self.model.spec),
+                self.around.resolved.settings(self.model.spec),
+                self.around.dataset.class_map,
+                self.around.resolved.values(),
+                {"name": self.around.dataset.name, "digest": self.around.dataset.digest},
+            ),
+            **note,
+            "weights": self._weights(),
+        }
+        if kind == "last":
+            payload["training"] = self.loop.state_dict()
+        path = save_checkpoint(self._checkpoints, BEST if kind == "best" else LAST, payload, note)
+        event = CheckpointSaved(self.around.folder, path, progress.epoch, kind == "best")
+        self.around.host.notify("checkpoint_saved", event)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What is evaluated and exported: the averaged weights where they are used."""
+        if self.ema is None or not self.config.validation.use_ema:
+            return self.detector.saved_state()
+        with self.ema.applied(self.detector):
+            return {name: tensor.detach().clone() for name, tensor in self.detector.saved_state().items()}
+
+    def resume_from(self, payload: Mapping[str, Any], path: Path) -> None:
+        """Go on from a state of this run. Raises CheckpointError when it belongs to other data or another model."""
+        if "training" not in payload:
+            raise CheckpointError(f"{path} holds weights only", hint="resume from a run's folder")
+        digest = payload["data"]["digest"]
+        if digest != self.around.dataset.digest:
+            raise CheckpointError(
+                f"the data have changed since {path} was saved (digest {digest[:12]}, now "
+                f"{self.around.dataset.digest[:12]})",
+                hint="a resumed run must be the same run: start a new one with --weights from this checkpoint",
+            )
+        try:
+            self.loop.load_state_dict(payload["training"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{path} does not fit this configuration: {error}") from error
+        log.info("resumed from %s: epoch %d, step %d", path, self.loop.progress.epoch + 1, self.loop.progress.step)
+
+    def use_best(self) -> dict[str, Any]:
+        """Load the weights of best.pt into the detector; returns its payload."""
+        payload = read_checkpoint(self._checkpoints / BEST)
+        self.detector.load_saved_state(payload["weights"])
+        self.detector.eval()
+        return payload
+

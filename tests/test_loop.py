@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detloom.detector import LossTerms
+from detloom.train.checkpoint import read_checkpoint, save_checkpoint
+from detloom.train.ema import ModelEMA
+from detloom.train.loop import Hooks, Loop, LoopPlan, TrainingDiverged
+from detloom.train.optimizer import build_optimizer, freeze_backbone
+from detloom.train.schedule import Schedule, plan_of
+from detloom_schemas.config import TrainingConfig
+from tiny import FixedBatches, TinyDetector, make_batch
+
+
+class Recorder:
+    """The surroundings of a loop, in memory."""
+
+    def __init__(self, scores: list[float] | None = None, stop_at: int | None = None) -> None:
+        self.logged: list[tuple[dict[str, float], int, int]] = []
+        self.saved: list[str] = []
+        self.epochs: list[int] = []
+        self.scores = scores or []
+        self.stop_at = stop_at
+        self.loop: Loop | None = None
+        self.on_save: Callable[[str], None] = lambda kind: None
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        return {"val/AP": self.scores[epoch] if epoch < len(self.scores) else 0.0}
+
+    def save(self, kind: str, metrics: Mapping[str, float]) -> None:
+        self.saved.append(kind)
+        self.on_save(kind)
+
+    def hooks(self) -> Hooks:
+        return Hooks(
+            log=lambda values, step, epoch: self.logged.append((dict(values), step, epoch)),
+            evaluate=self.evaluate,
+            epoch_finished=lambda epoch, step, metrics: self.epochs.append(epoch),
+            save=self.save,
+            stop_requested=lambda: self.loop is not None and self.loop.progress.step == self.stop_at,
+        )
+
+
+def make_loop(config: TrainingConfig, batches: list[Any], recorder: Recorder, *, interval: int = 1,
+              detector: TinyDetector | None = None, log_interval: int = 1) -> Loop:
+    torch.manual_seed(7)
+    network = detector or TinyDetector(["a", "b"])
+    optimizer = build_optimizer(network, config)
+    loader = FixedBatches(batches)
+    steps = math.ceil(len(batches) / config.gradient_accumulation)
+    total = min(steps * config.epochs, config.max_steps or steps * config.epochs)
+    plan = LoopPlan(steps, total, math.ceil(total / steps), interval, 0, "AP", log_interval)
+    ema = ModelEMA(network, config.ema_decay, config.ema_warmup_steps) if config.use_ema else None
+    schedule = Schedule(optimizer, plan_of(config, total, steps))
+    loop = Loop(network, optimizer, schedule, ema, loader, config, plan, recorder.hooks(),
+                device=torch.device("cpu"), precision=torch.float32)
+    recorder.loop = loop
+    return loop
+
+
+def batches(count: int, images: int = 4, seed: int = 0) -> list[Any]:
+    rng = torch.Generator().manual_seed(seed)
+    return [make_batch(rng, images) for _ in range(count)]
+
+
+def assert_same(first: Any, second: Any, path: str = "") -> None:
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), path
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), path
+        for key in first:
+            assert_same(first[key], second[key], f"{path}/{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), path
+        for index, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same(a, b, f"{path}/{index}")
+    else:
+        assert first == second, path
+
+
+def test_accumulated_micro_batches_give_the_update_of_the_large_batch() -> None:
+    """The normaliser of the whole effective batch divides once: micro-batches with unequal object counts agree."""
+    large = batches(1, images=8)[0]
+    small = [
+        type(large)(large.images[i : i + 2], large.targets.slice(slice(i, i + 2)), [0, 1], large.sizes[:2])
+        for i in range(0, 8, 2)
+    ]
+    assert len({int(batch.targets.valid.sum()) for batch in small}) > 1
+    network = TinyDetector(["a", "b"], norm=False, dropout=0.0)
+    results = []
+    for parts, accumulation in (([large], 1), (small, 4)):
+        config = TrainingConfig(epochs=1, optimizer="sgd", lr=0.1, momentum=0, gradient_accumulation=accumulation,
+                                gradient_clip=0.5, warmup_epochs=0, use_ema=False)
+        loop = make_loop(config, parts, Recorder(), detector=copy.deepcopy(network))
+        assert loop.run() == "completed"
+        assert loop.progress.step == 1
+        results.append(loop.detector.state_dict())
+    start = network.state_dict()
+    for name, tensor in results[0].items():
+        assert not torch.equal(tensor, start[name]), "the update moved the weights"
+        torch.testing.assert_close(tensor, results[1][name], rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_equals_torchs_own() -> None:
+    batch = batches(1)[0]
+    network = TinyDetector(["a", "b"], norm=False, dropout=0.0)
+    config = TrainingConfig(epochs=1, optimizer="sgd", lr=1.0, momentum=0, weight_decay=0, gradient_clip=0.3,
+                            scheduler="constant", warmup_epochs=0, use_ema=False)
+    recorder = Recorder()
+    loop = make_loop(config, [batch], recorder, detector=copy.deepcopy(network))
+    loop.run()
+    by_hand = copy.deepcopy(network).train()
+    terms: LossTerms = by_hand.loss(by_hand(batch.images), batch.targets)
+    (terms.total / terms.normaliser).backward()
+    norm = torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 0.3)
+    assert norm > 0.3
+    for mine, theirs in zip(loop.detector.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs - theirs.grad, rtol=1e-4, atol=1e-6)
+    assert recorder.logged[0][0]["train/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7, 8, 11])
+def test_a_run_interrupted_anywhere_and_resumed_equals_the_uninterrupted_one_bit_for_bit(
+    stop_at: int, tmp_path: Path
+) -> None:
+    config = TrainingConfig(epochs=4, lr=0.01, gradient_accumulation=2, warmup_steps=3, ema_warmup_steps=5, seed=3,
+                            gradient_clip=5.0)
+    data = batches(6)
+    whole = make_loop(config, data, Recorder([0.1, 0.3, 0.2, 0.25]))
+    assert whole.run() == "completed"
+
+    recorder = Recorder([0.1, 0.3, 0.2, 0.25], stop_at=stop_at)
+    first = make_loop(config, data, recorder)
+
+    def save(kind: str) -> None:
+        if kind == "last":
+            save_checkpoint(tmp_path, "last.pt", {"training": first.state_dict()}, {})
+
+    recorder.on_save = save
+    status = first.run()
+    assert status == ("interrupted" if stop_at % 3 else "completed")
+    if status == "completed":  # a stop on the last step of an epoch ends with the epoch: start again from its state
+        pytest.fail("the stop was asked for in mid-epoch")
+
+    second = make_loop(config, data, Recorder([0.1, 0.3, 0.2, 0.25]))
+    second.detector.load_state_dict(TinyDetector(["a", "b"]).state_dict())  # nothing may come from the constructor
+    second.load_state_dict(read_checkpoint(tmp_path / "last.pt")["training"])
+    assert second.progress.step == stop_at
+    assert second.run() == "completed"
+    final, resumed = whole.state_dict(), second.state_dict()
+    for part in ("model", "optimizer", "schedule", "ema", "best"):
+        assert_same(final[part], resumed[part], part)
+
+
+def test_dropout_depends_on_seed_and_step_alone() -> None:
+    def final(seed: int) -> dict[str, Any]:
+        loop = make_loop(TrainingConfig(epochs=2, seed=seed, lr=0.01), batches(3), Recorder())
+        torch.manual_seed(12345)  # the state outside must not matter
+        loop.run()
+        return loop.detector.state_dict()
+
+    assert_same(final(1), final(1))
+    assert not torch.equal(final(1)["head.weight"], final(2)["head.weight"])
+
+
+def test_early_stopping_waits_and_the_best_epoch_is_saved() -> None:
+    recorder = Recorder([0.2, 0.5, 0.4, 0.45, 0.49, 0.9])
+    config = TrainingConfig(epochs=20, early_stopping=True, early_stopping_patience=3)
+    loop = make_loop(config, batches(2), recorder)
+    assert loop.run() == "stopped early"
+    assert recorder.epochs == [0, 1, 2, 3, 4]
+    assert (loop.best.best, loop.best.best_epoch) == (0.5, 1)
+    assert recorder.saved == ["best", "last", "best", "last", "last", "last", "last"]
+
+
+def test_evaluation_and_saving_follow_their_intervals_and_the_last_epoch_is_always_done() -> None:
+    asked: list[int] = []
+    recorder = Recorder()
+    recorder.evaluate = lambda epoch: asked.append(epoch) or {"val/AP": 0.1}  # type: ignore[func-returns-value]
+    loop = make_loop(TrainingConfig(epochs=5, checkpoint_interval=3), batches(2), recorder, interval=2)
+    loop.run()
+    assert asked == [1, 3, 4]
+    assert recorder.saved == ["best", "last", "last"]
+
+
+def test_max_steps_ends_the_training_in_mid_epoch_with_an_evaluation() -> None:
+    recorder = Recorder([0.1, 0.2, 0.3])
+    loop = make_loop(TrainingConfig(epochs=9, max_steps=5), batches(3), recorder)
+    assert loop.run() == "completed"
+    assert loop.progress.step == 5
+    assert recorder.epochs == [0, 1]
+    assert recorder.saved[-1] == "last"
+
+
+def test_a_loss_that_is_not_a_number_stops_with_advice_and_saves_nothing() -> None:
+    class Broken(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> LossTerms:
+            terms = super().loss(outputs, targets)
+            terms.terms["loss_cls"] = terms.terms["loss_cls"] * float("nan")
+            return terms
+
+    recorder = Recorder()
+    loop = make_loop(TrainingConfig(epochs=1), batches(2), recorder, detector=Broken(["a", "b"]))
+    with pytest.raises(TrainingDiverged, match=r"(?s)loss is nan at step 1.*training\.lr"):
+        loop.run()
+    assert recorder.saved == []
+
+
+def test_every_promised_number_is_recorded() -> None:
+    recorder = Recorder()
+    make_loop(TrainingConfig(epochs=1), batches(4), recorder, log_interval=2).run()
+    assert [step for _, step, _ in recorder.logged] == [2, 4]
+    values = recorder.logged[0][0]
+    expected = {"loss", "loss_box", "loss_cls", "loss_obj", "grad_norm", "lr", "images_per_s", "data_wait", "memory_mb"}
+    assert set(values) == {f"train/{name}" for name in expected}
+    total = values["train/loss_box"] + values["train/loss_cls"] + values["train/loss_obj"]
+    assert values["train/loss"] == pytest.approx(total)
+    assert 0 <= values["train/data_wait"] <= 1
+    assert values["train/memory_mb"] > 10
+
+
+def test_a_frozen_backbone_stays_bit_equal_with_its_statistics() -> None:
+    network = TinyDetector(["a", "b"])
+    freeze_backbone(network)
+    before = copy.deepcopy(network.stem.state_dict())
+    head = network.head.weight.detach().clone()
+    make_loop(TrainingConfig(epochs=2, lr=0.1, use_ema=False), batches(2), Recorder(), detector=network).run()
+    assert_same(before, dict(network.stem.state_dict()))
+    assert not torch.equal(head, network.head.weight)
