@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff, SourcePlan
     from detloom.data.dataset import Dataset
     from detloom.detector import Detector, ElementLoss
-    from detloom.geometry import InputRule, PostRule
+    from detloom.host import PluginHost
     from detloom.prediction import Runtime
     from detloom.sample import Sample
 
@@ -241,17 +241,21 @@ class ExporterSpec(Spec):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeRequest:
-    """What a runtime is asked to load. device: `cpu`, `cuda`, `cuda:1`. The rules come from the file's manifest."""
+    """What a runtime is asked to load. device: `auto`, `cpu`, `cuda`, `cuda:1`. host: for runtimes that need another
+    plugin, such as the model's family."""
 
     path: Path
     device: str
-    input_rule: InputRule
-    post_rule: PostRule
+    host: PluginHost
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSpec(Spec):
-    """Runs a model file: uint8 network inputs in, decoded boxes and scores out."""
+    """Runs a model file: uint8 network inputs in, decoded boxes and scores out.
+
+    suffixes: of the files it can load, such as `.onnx`. build raises DetloomError for a file that is none, and
+    PluginError for a library that is not installed.
+    """
 
     kind: ClassVar[str] = "runtime"
     hook: ClassVar[str] = "detloom_runtimes"
@@ -274,13 +278,18 @@ class Logger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoggerContext:
-    """run_dir: the run's folder. total_steps, total_epochs: planned length. rank: global rank of this process."""
+    """run_dir: the run's folder. total_steps, total_epochs: planned length. rank: global rank of this process.
+
+    resume_step: optimizer steps that are done already; records of later steps, left by a run that was cut off, are
+    written again and must not stand twice. 0: a new run.
+    """
 
     run_dir: Path
     run_name: str
     total_steps: int
     total_epochs: int
     rank: int = 0
+    resume_step: int = 0
 
 
 @runtime_checkable

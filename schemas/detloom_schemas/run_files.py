@@ -1,0 +1,254 @@
+"""The files that a run writes beside its weights, its configuration and its numbers by step.
+
+    run.json         RunRecord          status, versions, device, data, weights, progress, warnings
+    data.json        DataRecord         statistics of the data and findings of the check
+    evaluation.json  EvaluationRecord   numbers and curves of each evaluated split, pictures
+    exports/*.json   ExportManifest     a deployable file, its rules and its proof
+
+Every field that a run may not know yet has a default, so that the record of a run that was killed can be read. Keys
+of a newer version are kept out of the way, not refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RunStatus = Literal["running", "completed", "stopped early", "interrupted", "failed"]
+
+
+class RunFile(BaseModel):
+    """Base of every record."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `detloom.files.write_json`."""
+        return self.model_dump(mode="json")
+
+
+class DataIdentity(RunFile):
+    """Which data: name and content digest."""
+
+    name: str = ""
+    digest: str = ""
+
+
+class GitState(RunFile):
+    """commit: of the folder the run was started in; dirty: tracked files had changes."""
+
+    commit: str = ""
+    dirty: bool = False
+
+
+class PluginUse(RunFile):
+    """A plugin at work in the run."""
+
+    name: str
+    distribution: str = ""
+    version: str = ""
+
+
+class ModelRecord(RunFile):
+    """type: family-variant; parameters: count; weights: lines of the transfer report, the first names the file."""
+
+    type: str = ""
+    parameters: int | None = None
+    resolution: tuple[int, int] | None = None
+    licence: str = ""
+    weights: tuple[str, ...] = ()
+
+
+class Progress(RunFile):
+    """What is done of what was planned."""
+
+    epoch: int = 0
+    step: int = 0
+    total_epochs: int = 0
+    total_steps: int = 0
+
+
+class BestRecord(RunFile):
+    """The best checkpoint so far. epoch: 0-based."""
+
+    metric: str
+    value: float
+    epoch: int
+
+
+class LoggerRecord(RunFile):
+    """flushed: calls that went through; dropped: calls that failed or came after the logger was switched off."""
+
+    name: str
+    flushed: int = 0
+    dropped: int = 0
+    error: str = ""
+
+
+class RunRecord(RunFile):
+    """run.json. started, finished: ISO 8601, UTC. command: starts the same run again."""
+
+    name: str = ""
+    status: RunStatus = "running"
+    error: str = ""
+    started: str = ""
+    finished: str = ""
+    duration_s: float | None = None
+    command: str = ""
+    seed: int | None = None
+    device: str = ""
+    precision: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict)
+    plugins: tuple[PluginUse, ...] = ()
+    git: GitState = GitState()
+    data: DataIdentity = DataIdentity()
+    classes: tuple[str, ...] = ()
+    model: ModelRecord = ModelRecord()
+    progress: Progress = Progress()
+    best: BestRecord | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    loggers: tuple[LoggerRecord, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class SplitStatistics(RunFile):
+    """One split. empty_images: without any object. objects_per_image: images by their number of objects.
+
+    size_shares: objects by the square root of box area over image area, in ten equal bins from 0 to 1.
+    small, medium, large: objects by COCO's limits of 32 and 96 pixels.
+    """
+
+    images: int = 0
+    objects: int = 0
+    crowds: int = 0
+    empty_images: int = 0
+    objects_per_image: dict[int, int] = Field(default_factory=dict)
+    size_shares: tuple[int, ...] = ()
+    small: int = 0
+    medium: int = 0
+    large: int = 0
+    image_sizes: dict[str, int] = Field(default_factory=dict)
+
+
+class ClassStatistics(RunFile):
+    """A class. objects: by split; images: by split, those that hold at least one."""
+
+    id: int
+    name: str
+    objects: dict[str, int] = Field(default_factory=dict)
+    images: dict[str, int] = Field(default_factory=dict)
+
+
+class FindingRecord(RunFile):
+    """One coded result of the data check."""
+
+    code: str
+    severity: Literal["error", "warning", "info"] = "info"
+    message: str = ""
+    where: str = ""
+    remedy: str = ""
+    count: int = 1
+
+
+class DataRecord(DataIdentity):
+    """data.json."""
+
+    has_masks: bool = False
+    splits: dict[str, SplitStatistics] = Field(default_factory=dict)
+    classes: tuple[ClassStatistics, ...] = ()
+    findings: tuple[FindingRecord, ...] = ()
+
+
+class ClassEvaluation(RunFile):
+    """Numbers of one class; see detloom.evaluate.ClassResult."""
+
+    index: int
+    id: int
+    name: str
+    AP: float | None = None
+    AP50: float | None = None
+    truths: int = 0
+    detections: int = 0
+    threshold: float = 0.0
+    precision: float = 0.0
+    recall: float = 0.0
+    f1: float = 0.0
+    curve: tuple[float, ...] = ()
+
+
+class SplitEvaluation(RunFile):
+    """Numbers of one split; see detloom.evaluate.Evaluation. metrics: the 12 COCO numbers, a size without truth
+    left out."""
+
+    iou_type: Literal["bbox", "segm"] = "bbox"
+    metrics: dict[str, float] = Field(default_factory=dict)
+    per_class: tuple[ClassEvaluation, ...] = ()
+    images: int = 0
+    truths: int = 0
+    detections: int = 0
+    max_detections: int = 100
+    threshold: float = 0.0
+    precision: float = 0.0
+    recall: float = 0.0
+    f1: float = 0.0
+    losses: dict[str, float] = Field(default_factory=dict)
+
+
+class PictureRecord(RunFile):
+    """A drawn image, truth beside prediction. file: relative to the run's folder; the counts are at `threshold` and
+    IoU 0.5."""
+
+    file: str
+    image: str = ""
+    split: str = "val"
+    good: bool = True
+    hits: int = 0
+    false_alarms: int = 0
+    misses: int = 0
+    threshold: float = 0.0
+
+
+class EvaluationRecord(RunFile):
+    """evaluation.json. checkpoint: which weights were evaluated; splits: by name."""
+
+    checkpoint: str = ""
+    splits: dict[str, SplitEvaluation] = Field(default_factory=dict)
+    pictures: tuple[PictureRecord, ...] = ()
+
+
+class GateRecord(RunFile):
+    """The measured difference between a deployable file and its checkpoint. AP in 0..1, on `images` images of
+    `split`."""
+
+    passed: bool
+    tolerance: float
+    split: str = "val"
+    images: int = 0
+    checkpoint_AP: float | None = None
+    exported_AP: float | None = None
+    difference: float | None = None
+    max_box_px: float | None = None
+    max_score: float | None = None
+    batch_sizes: tuple[int, ...] = ()
+
+
+class ExportManifest(RunFile):
+    """exports/<file>.json. file: beside the manifest. classes: rows of {index, id, name}."""
+
+    exporter: str = ""
+    file: str = ""
+    sha256: str = ""
+    bytes: int | None = None
+    runtime: str = ""
+    model: str = ""
+    half: bool = False
+    simplified: bool = False
+    created: str = ""
+    classes: tuple[dict[str, Any], ...] = ()
+    input_rule: dict[str, Any] = Field(default_factory=dict)
+    post_rule: dict[str, Any] = Field(default_factory=dict)
+    data: DataIdentity = DataIdentity()
+    versions: dict[str, str] = Field(default_factory=dict)
+    gate: Annotated[GateRecord | None, Field(description="none: exported without data to compare on")] = None
