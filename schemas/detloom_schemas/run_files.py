@@ -226,8 +226,8 @@ class GateRecord(RunFile):
     tolerance: float
     split: str = "val"
     images: int = 0
-    checkpoint_AP: float | None = None
-    exported_AP: float | None = None
+    checkpoint_ap: float | None = None
+    exported_ap: float | None = None
     difference: float | None = None
     max_box_px: float | None = None
     max_score: float | None = None
