@@ -1,0 +1,39 @@
+"""Complete IoU loss of boxes (Zheng et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from detloom.hookspecs import hookimpl
+from detloom.specs import LossSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from detloom.detector import ElementLoss
+    from detloom_schemas.base import Settings
+
+detloom_api = (0, 1)
+
+
+def build(settings: Settings) -> ElementLoss:
+    """(predicted [N, 4], target [N, 4], both xyxy in pixels) -> [N]."""
+    from detloom.boxes import ciou
+
+    def ciou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+        return 1 - ciou(predicted, target)
+
+    return ciou_loss
+
+
+@hookimpl
+def detloom_losses() -> Iterable[LossSpec]:
+    return [
+        LossSpec(
+            name="ciou",
+            summary="1 - CIoU of boxes: overlap, distance of centres, aspect ratio",
+            role="box",
+            build=build,
+        )
+    ]
