@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -23,7 +24,9 @@ def choice(kind: str, description: str) -> Any:
 
 def _one_or_more(value: Any) -> Any:
     """`onnx` means `[onnx]`; a list stays a list."""
-    return (value,) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
@@ -31,6 +34,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 def _size(value: Any) -> Any:
+    """`480x640` means height 480 and width 640."""
+    if isinstance(value, str) and (sides := re.fullmatch(r"(\d+)x(\d+)", value.strip())):
+        return int(sides[1]), int(sides[2])
     return tuple(value) if isinstance(value, list) else value
 
 

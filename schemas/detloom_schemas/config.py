@@ -28,24 +28,22 @@ class TrainingConfig(Settings):
     gradient_accumulation: Annotated[
         Positive, Field(description="forward passes in one optimizer step; the gradient equals that of the large batch")
     ] = 1
-    resolution: Annotated[
-        Resolution, Field(description="network input in pixels: one number, or [height, width]")
-    ] = 640
+    resolution: Annotated[Resolution, Field(description="network input in pixels: one number, or [height, width]")] = (
+        640
+    )
     optimizer: Annotated[Literal["adamw", "adam", "sgd"], Field(description="optimizer")] = "adamw"
     lr: Annotated[float, Field(gt=0, description="peak learning rate of the head-less body of the network")] = 1e-4
     momentum: Annotated[
         float, Field(ge=0, lt=1, description="momentum of sgd (Nesterov); first beta of adam and adamw")
     ] = 0.9
-    weight_decay: Annotated[
-        NotNegative, Field(description="weight decay; biases, norms and embeddings have none")
-    ] = 1e-4
+    weight_decay: Annotated[NotNegative, Field(description="weight decay; biases, norms and embeddings have none")] = (
+        1e-4
+    )
     use_llrd: Annotated[bool, Field(description="layer-wise decay of the learning rate")] = False
-    llrd_decay: Annotated[
-        float, Field(gt=0, le=1, description="factor from one layer group to the one before it")
-    ] = 0.9
-    head_lr_multiplier: Annotated[
-        float, Field(gt=0, description="learning rate of the head relative to `lr`")
-    ] = 1.0
+    llrd_decay: Annotated[float, Field(gt=0, le=1, description="factor from one layer group to the one before it")] = (
+        0.9
+    )
+    head_lr_multiplier: Annotated[float, Field(gt=0, description="learning rate of the head relative to `lr`")] = 1.0
     scheduler: Annotated[
         Literal["cosine", "multistep", "exponential", "step", "constant"],
         Field(description="learning rate after the warm-up, updated at each step"),
@@ -55,9 +53,7 @@ class TrainingConfig(Settings):
         Annotated[int, Field(ge=0)] | None,
         Field(description="length of the linear warm-up in steps, instead of `warmup_epochs`"),
     ] = None
-    min_lr_frac: Annotated[
-        float, Field(ge=0, le=1, description="lowest learning rate, as a fraction of `lr`")
-    ] = 0.01
+    min_lr_frac: Annotated[float, Field(ge=0, le=1, description="lowest learning rate, as a fraction of `lr`")] = 0.01
     lr_milestones: Annotated[
         tuple[Annotated[float, Field(gt=0, lt=1)], ...],
         Field(description="multistep: where the rate drops, as fractions of the training"),
@@ -71,9 +67,9 @@ class TrainingConfig(Settings):
     ] = None
     use_ema: Annotated[bool, Field(description="keep and evaluate an exponential moving average of the weights")] = True
     ema_decay: Annotated[float, Field(ge=0, lt=1, description="decay of the average after its warm-up")] = 0.9999
-    ema_warmup_steps: Annotated[
-        float, Field(gt=0, description="time constant of the average's warm-up, in steps")
-    ] = 2000
+    ema_warmup_steps: Annotated[float, Field(gt=0, description="time constant of the average's warm-up, in steps")] = (
+        2000
+    )
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
         Field(description="autocast: auto means bf16 where a GPU has it, else fp32"),
@@ -86,9 +82,7 @@ class TrainingConfig(Settings):
     early_stopping_patience: Annotated[
         Positive, Field(description="evaluations without improvement before stopping")
     ] = 10
-    early_stopping_min_delta: Annotated[
-        NotNegative, Field(description="smaller improvements do not count")
-    ] = 0.0
+    early_stopping_min_delta: Annotated[NotNegative, Field(description="smaller improvements do not count")] = 0.0
     overfit_batches: Annotated[
         int, Field(ge=0, description="debug: train and evaluate on these first N batches, without augmentation")
     ] = 0
@@ -121,7 +115,9 @@ class ModelConfig(Settings):
 class LocalDataSource(Settings):
     """A folder on this machine."""
 
-    path: Annotated[str, Field(description="folder with train/ valid/ test/, or with COCO json files, or one json")] = ""
+    path: Annotated[str, Field(description="folder with train/ valid/ test/, or with COCO json files, or one json")] = (
+        ""
+    )
     images: Annotated[str | None, Field(description="folder of the images, when the json files stand elsewhere")] = None
     train: Annotated[str | None, Field(description="annotation file of the training split")] = None
     val: Annotated[str | None, Field(description="annotation file of the validation split")] = None
@@ -187,9 +183,9 @@ class ValidationConfig(Settings):
         Field(description="validation number that decides which checkpoint is best"),
     ] = "AP"
     use_ema: Annotated[bool, Field(description="evaluate the averaged weights when there are any")] = True
-    save_predictions: Annotated[
-        bool, Field(description="write predictions/ in COCO form for validation and test")
-    ] = False
+    save_predictions: Annotated[bool, Field(description="write predictions/ in COCO form for validation and test")] = (
+        False
+    )
     pictures: Annotated[
         int, Field(ge=0, le=200, description="images drawn for the report, truth beside prediction")
     ] = 12
@@ -239,6 +235,10 @@ class ExperimentConfig(Settings):
 class RunConfig(Settings):
     """A whole run. The sections of a resolved configuration also carry the settings of its chosen plugins."""
 
+    preset: Annotated[
+        str | None,
+        Field(description="named set of values that stands above the recipe and below what you write: plan"),
+    ] = None
     training: TrainingConfig = TrainingConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -1,0 +1,328 @@
+"""From layers to one configuration: who wins for each value, and every mistake at once.
+
+default < recipe of the family < preset < data < file < command line < tracker. `auto`, written by the user, takes
+the value from below again: what the data say, else the recipe, else the default.
+"""
+
+# ruff: noqa: TID253
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from detloom.config.advice import looks_like_secret, unknown_key
+from detloom.config.compose import SPEC_OF_KIND, Chosen, LeafField, choice_fields, choose, compose, leaves_of
+from detloom.config.layers import Entry, Layer, Origin, flatten
+from detloom.config.resolved import ResolvedConfig
+from detloom.config.rules import check_rules
+from detloom.config.values import ValueRefusedError, convert, literal
+from detloom.errors import ConfigError, Mistake, PluginError
+from detloom.host import PluginHost
+from detloom.specs import ModelSpec, Spec
+from detloom_schemas.config import RunConfig
+from detloom_schemas.presets import PRESETS
+
+Pinned = Mapping[str, tuple[Any, Origin]]
+
+
+def resolve(host: PluginHost, layers: Sequence[Layer] = ()) -> ResolvedConfig:
+    """The effective configuration of these layers, in any order of their kinds' precedence.
+
+    Of two layers of one kind the later wins. Raises ConfigError with every mistake of every layer, and PluginError
+    when a plugin's own settings or recipe are broken.
+    """
+    return _Resolution(host, layers, {}).result()
+
+
+def restore(host: PluginHost, layers: Sequence[Layer], pinned: Pinned) -> ResolvedConfig:
+    """A configuration as it was saved: pinned values stand as they are. layers: what its user had written."""
+    return _Resolution(host, layers, pinned).result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Winner:
+    """The value of one key and who set it."""
+
+    value: Any
+    origin: Origin
+
+
+class _Resolution:
+    """One pass: choices first (they decide which keys exist), then all values, then rules across values."""
+
+    def __init__(self, host: PluginHost, layers: Sequence[Layer], pinned: Pinned) -> None:
+        order = ("data", "file", "command line", "tracker")
+        self.host = host
+        self.pinned = pinned
+        self.layers = tuple(sorted(layers, key=lambda layer: order.index(layer.kind)))
+        self.mistakes = [mistake for layer in self.layers for mistake in layer.mistakes]
+        self.written: dict[str, list[tuple[Layer, Entry]]] = {}
+        for layer in self.layers:
+            for entry in layer.entries:
+                self.written.setdefault(entry.key, []).append((layer, entry))
+        self.recipe: dict[str, Any] = {}
+        self.recipe_place = ""
+        self.preset: Mapping[str, object] = {}
+        self.unresolved: set[str] = set()
+
+    def result(self) -> ResolvedConfig:
+        chosen = choose(self.host, self._picks())
+        model = compose(chosen)
+        leaves = {leaf.key: leaf for leaf in leaves_of(model, _defaults(model))}
+        self._place_entries(leaves, chosen)
+        winners = {key: self._winner(leaf) for key, leaf in leaves.items()}
+        config = self._validated(model, winners)
+        if config is not None:
+            self.mistakes += check_rules(self.host, config, {key: won.origin for key, won in winners.items()})
+        if self.mistakes or config is None:
+            raise ConfigError(self.mistakes)
+        origins = {key: won.origin for key, won in winners.items()}
+        return ResolvedConfig(config, origins, self.host, tuple(chosen), self.layers, resolve)
+
+    # --- choices ---
+
+    def _picks(self) -> list[tuple[LeafField, Spec]]:
+        """The plugins that the configuration names. The model comes first: its recipe may make other choices."""
+        self._take_preset()
+        picks: list[tuple[LeafField, Spec]] = []
+        for leaf in sorted(choice_fields(), key=lambda leaf: leaf.plugin_kind != ModelSpec.kind):
+            for spec in self._pick(leaf):
+                picks.append((leaf, spec))
+                if isinstance(spec, ModelSpec):
+                    self.recipe = dict(flatten(spec.recipe))
+                    self.recipe_place = self.host.qualified(spec)
+        return picks
+
+    def _take_preset(self) -> None:
+        leaf = next(leaf for leaf in leaves_of(RunConfig) if leaf.key == "preset")
+        won = self._winner(leaf, quietly=True)
+        if isinstance(won.value, str):
+            self.preset = PRESETS.get(won.value, {})
+            if won.value not in PRESETS:
+                hint = f"presets: {', '.join(PRESETS)}"
+                self.mistakes.append(Mistake("preset", won.origin.place, f"there is no preset {won.value!r}", hint))
+
+    def _pick(self, leaf: LeafField) -> Iterator[Spec]:
+        won = self._winner(leaf, quietly=True)
+        names = [won.value] if isinstance(won.value, str) else list(won.value or ())
+        kind = SPEC_OF_KIND[leaf.plugin_kind]
+        for name in names:
+            if name == "auto" and leaf.default == "auto":
+                continue
+            try:
+                spec = self.host.find(kind, name)
+            except PluginError as error:
+                self._refuse_choice(leaf, won, error.message, error.hint)
+                continue
+            if spec is None:
+                message = f"there is no {kind.kind} named {name!r}"
+                self._refuse_choice(leaf, won, message, "\n    ".join(self.host.advice(kind, name)))
+            else:
+                yield spec
+
+    def _refuse_choice(self, leaf: LeafField, won: _Winner, message: str, hint: str) -> None:
+        self.unresolved.add(leaf.section)
+        place = won.origin.place if won.origin.by_user else str(won.origin)
+        self.mistakes.append(Mistake(leaf.key, place, message, hint))
+
+    # --- values ---
+
+    def _winner(self, leaf: LeafField, quietly: bool = False) -> _Winner:
+        """Who sets this value. quietly: mistakes are left for the second look, when every leaf is known."""
+        if leaf.key in self.pinned:
+            return _Winner(*self.pinned[leaf.key])
+        written = [pair for pair in self.written.get(leaf.key, []) if pair[0].kind != "data"]
+        problems, converted = self._converted(leaf, written)
+        if not quietly:
+            self.mistakes += problems
+        if not written:
+            return self._derived(leaf, use_preset=True)
+        layer, entry = written[-1]
+        if entry.value == "auto":
+            won = self._derived(leaf, use_preset=False)
+            if won.origin.kind == "default" and _accepts_auto(leaf):
+                return _Winner("auto", Origin(layer.kind, entry.place))
+            return _Winner(won.value, Origin(won.origin.kind, won.origin.place, f"{layer.kind} {entry.place}".strip()))
+        value = converted[-1]
+        if isinstance(value, ValueRefusedError):
+            return _Winner(leaf.default, Origin("default"))
+        return _Winner(self._qualified(leaf, value), Origin(layer.kind, entry.place))
+
+    def _converted(self, leaf: LeafField, written: Sequence[tuple[Layer, Entry]]) -> tuple[list[Mistake], list[Any]]:
+        """Every written value as the field takes it; the losing ones are checked too."""
+        mistakes: list[Mistake] = []
+        values: list[Any] = []
+        for _, entry in written:
+            if entry.value == "auto":
+                values.append("auto")
+                continue
+            try:
+                values.append(convert(entry.value, leaf.info, leaf.owner))
+            except ValueRefusedError as problem:
+                mistakes.append(Mistake(leaf.key, entry.place, problem.message, problem.hint))
+                values.append(problem)
+        return mistakes, values
+
+    def _derived(self, leaf: LeafField, use_preset: bool) -> _Winner:
+        """What holds when the user wrote nothing: data, preset, recipe, default."""
+        for layer, entry in self.written.get(leaf.key, []):
+            if layer.kind == "data":
+                return _Winner(entry.value, Origin("data", entry.place))
+        preset = self.written_preset() if use_preset else ""
+        if preset and leaf.key in self.preset:
+            value, origin = self.preset[leaf.key], Origin("preset", preset)
+        elif leaf.key in self.recipe:
+            value, origin = self.recipe[leaf.key], Origin("recipe", self.recipe_place)
+        else:
+            return _Winner(self._qualified(leaf, leaf.default), Origin("default"))
+        try:
+            return _Winner(self._qualified(leaf, convert(value, leaf.info, leaf.owner)), origin)
+        except ValueRefusedError as problem:
+            raise PluginError(f"the {origin} has a wrong value for {leaf.key}: {problem.message}") from problem
+
+    def written_preset(self) -> str:
+        entries = self.written.get("preset", [])
+        return str(literal(entries[-1][1].value)) if entries else str(self.pinned.get("preset", ("",))[0] or "")
+
+    def _qualified(self, leaf: LeafField, value: Any) -> Any:
+        """Names of plugins as they are stored: `plugin:name` for those of third parties."""
+        if not leaf.plugin_kind or value is None:
+            return value
+        names = [value] if isinstance(value, str) else list(value)
+        full = []
+        for name in names:
+            try:
+                spec = self.host.find(SPEC_OF_KIND[leaf.plugin_kind], name)
+            except PluginError:
+                spec = None
+            full.append(self.host.qualified(spec) if spec else name)
+        return full[0] if isinstance(value, str) else tuple(full)
+
+    # --- keys ---
+
+    def _place_entries(self, leaves: Mapping[str, LeafField], chosen: Sequence[Chosen]) -> None:
+        """Refuse keys that do not exist, and gather `a.b.c` into the mapping of the leaf `a.b`."""
+        sections = {key.rpartition(".")[0] for key in leaves}
+        sections |= {".".join(key.split(".")[:n]) for key in sections for n in range(1, key.count(".") + 2)}
+        for key in list(self.written):
+            for layer, entry in self.written[key]:
+                if looks_like_secret(key) and layer.kind != "data":
+                    hint = "write secrets to .env or the environment; a configuration is shown, stored and shared"
+                    self.mistakes.append(Mistake(key, entry.place, "a secret has no place here", hint))
+            if key in leaves or looks_like_secret(key):
+                continue
+            if key in sections:
+                self._check_section(key, sections, leaves)
+            elif (leaf := _leaf_above(key, leaves)) is not None:
+                self._gather(key, leaf)
+            else:
+                self._refuse_key(key, leaves, chosen)
+        self._check_recipe(leaves)
+
+    def _check_section(self, key: str, sections: set[str], leaves: Mapping[str, LeafField]) -> None:
+        below = [name.removeprefix(f"{key}.") for name in leaves if name.startswith(f"{key}.")]
+        for _, entry in self.written[key]:
+            if literal(entry.value) not in ("", "null", "~", None, {}, "auto"):
+                hint = f"its keys: {', '.join(below)}"
+                message = f"is a section, not a value; found {literal(entry.value)!r}"
+                self.mistakes.append(Mistake(key, entry.place, message, hint))
+
+    def _gather(self, key: str, leaf: LeafField) -> None:
+        """`x.names.a: 1` below the leaf `x.names` is the mapping {a: 1}."""
+        for layer, entry in self.written[key]:
+            nested: Any = entry.value
+            for part in reversed(key.removeprefix(f"{leaf.key}.").split(".")):
+                nested = {part: nested}
+            pairs = self.written.setdefault(leaf.key, [])
+            if pairs and pairs[-1][0] is layer and isinstance(pairs[-1][1].value, dict):
+                pairs[-1] = (layer, Entry(leaf.key, _merged(pairs[-1][1].value, nested), pairs[-1][1].place))
+            else:
+                pairs.append((layer, Entry(leaf.key, nested, entry.place)))
+            pairs.sort(key=lambda pair: self.layers.index(pair[0]))
+
+    def _refuse_key(self, key: str, leaves: Mapping[str, LeafField], chosen: Sequence[Chosen]) -> None:
+        entries = self.written[key]
+        if entries[-1][1].value == "auto" or entries[-1][0].kind == "data":
+            return
+        section = next((name for name in self.unresolved if key.startswith(f"{name}.")), "")
+        if section and key.removeprefix(f"{section}.").count("."):
+            return  # may well belong to the plugin that could not be found; that mistake comes first
+        message, hint = unknown_key(self.host, key, leaves, chosen)
+        self.mistakes += [Mistake(key, entry.place, message, hint) for layer, entry in entries if layer.kind != "data"]
+
+    def _check_recipe(self, leaves: Mapping[str, LeafField]) -> None:
+        """A recipe may speak of plugins that are not chosen, not of keys that cannot exist."""
+        corners = {leaf.section for leaf in choice_fields()}
+        for key in self.recipe:
+            corner = next((name for name in corners if key.startswith(f"{name}.")), None)
+            foreign = corner is not None and "." in key.removeprefix(f"{corner}.")
+            if key not in leaves and not foreign:
+                raise PluginError(f"the recipe of {self.recipe_place} sets {key}, which does not exist")
+
+    def _validated(self, model: type[RunConfig], winners: Mapping[str, _Winner]) -> RunConfig | None:
+        """The whole configuration at once: rules across the fields of one section speak here."""
+        nested: dict[str, Any] = {}
+        for key, won in winners.items():
+            *sections, name = key.split(".")
+            node = nested
+            for part in sections:
+                node = node.setdefault(part, {})
+            node[name] = won.value
+        try:
+            return model.model_validate(nested)
+        except ValidationError as error:
+            for fault in error.errors(include_url=False):
+                key = ".".join(str(part) for part in fault["loc"])
+                origin = _origin_near(key, winners)
+                said = str(fault["ctx"]["error"]) if "error" in fault.get("ctx", {}) else fault["msg"]
+                # A value refused on its own was reported before, with more words.
+                if not any(mistake.key and key.startswith(mistake.key) for mistake in self.mistakes):
+                    self.mistakes.append(Mistake(key or "configuration", origin, said))
+            return None
+
+
+def _defaults(model: type[RunConfig]) -> RunConfig:
+    return model()
+
+
+def _accepts_auto(leaf: LeafField) -> bool:
+    if leaf.plugin_kind:
+        return bool(leaf.default == "auto")
+    try:
+        return bool(convert("auto", leaf.info, leaf.owner) == "auto") and not _is_number(leaf)
+    except ValueRefusedError:
+        return False
+
+
+def _is_number(leaf: LeafField) -> bool:
+    return leaf.info.annotation in (int, float, bool)
+
+
+def _leaf_above(key: str, leaves: Mapping[str, LeafField]) -> LeafField | None:
+    parts = key.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        leaf = leaves.get(".".join(parts[:length]))
+        if leaf is not None:
+            return leaf
+    return None
+
+
+def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(first)
+    for key, value in second.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _origin_near(key: str, winners: Mapping[str, _Winner]) -> str:
+    """Where the value stands, or the first value below it that a user wrote."""
+    won = winners.get(key)
+    if won is not None:
+        return won.origin.place
+    below = [won.origin for name, won in winners.items() if name.startswith(f"{key}.") and won.origin.by_user]
+    return below[0].place if below else ""

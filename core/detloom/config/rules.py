@@ -1,0 +1,63 @@
+"""Rules across several values and plugins, checked when each value is right on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from detloom.config.layers import Origin
+from detloom.errors import Mistake
+from detloom.host import PluginHost
+from detloom.specs import LoggerSpec, LossSpec, ModelSpec
+from detloom_schemas.config import RunConfig
+
+
+def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origin]) -> list[Mistake]:
+    """Every rule that this configuration breaks."""
+    model = host.find(ModelSpec, config.model.type)
+    found: list[Mistake] = []
+    if model is not None:
+        found += _losses(host, config, model, origins)
+        found += _resolution(config, model, origins)
+    if config.experiment.clearml.enabled and not any(spec.name == "clearml" for spec in host.specs(LoggerSpec)):
+        place = _place(origins, "experiment.clearml.enabled")
+        hint = "install a plugin that provides it, or write false"
+        found.append(Mistake("experiment.clearml.enabled", place, "there is no logger named 'clearml' here", hint))
+    if config.data.split.val + config.data.split.test >= 1:
+        message = f"val ({config.data.split.val}) and test ({config.data.split.test}) leave no images to train on"
+        found.append(Mistake("data.split", _place(origins, "data.split.val", "data.split.test"), message))
+    return found
+
+
+def _losses(host: PluginHost, config: RunConfig, model: ModelSpec, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
+    for role in ("classification", "box"):
+        name = getattr(config.loss, role)
+        spec = host.find(LossSpec, name) if name is not None else None
+        if spec is None:
+            continue
+        key = f"loss.{role}"
+        fitting = [host.qualified(other) for other in host.specs(LossSpec) if other.role == role]
+        if spec.role != role:
+            message = f"{name} is a {spec.role} loss; allowed: {', '.join(fitting) or 'none'}"
+            yield Mistake(key, _place(origins, key), message)
+        elif role not in model.loss_roles:
+            roles = ", ".join(model.loss_roles) or "none"
+            message = f"{host.qualified(model)} takes no {role} loss; it takes: {roles}"
+            yield Mistake(key, _place(origins, key), message, "write auto to keep the family's own")
+
+
+def _resolution(config: RunConfig, model: ModelSpec, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
+    size = config.training.resolution
+    sides = (size, size) if isinstance(size, int) else size
+    step = model.size_divisor
+    if any(side % step for side in sides):
+        near = [max(step, round(side / step) * step) for side in sides]
+        shown = near[0] if isinstance(size, int) else near
+        message = f"found {size if isinstance(size, int) else list(size)}; {model.name} takes multiples of {step}"
+        yield Mistake("training.resolution", _place(origins, "training.resolution"), message, f"the nearest: {shown}")
+
+
+def _place(origins: Mapping[str, Origin], *keys: str) -> str:
+    for key in keys:
+        if origins[key].by_user:
+            return origins[key].place
+    return str(origins[keys[0]])
