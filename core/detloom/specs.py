@@ -155,8 +155,9 @@ class Format(Protocol):
 
 @runtime_checkable
 class WritableFormat(Format, Protocol):
-    def write(self, dataset: Dataset, dest: Path) -> Sequence[Path]:
-        """Write the dataset below `dest`; returns the files written."""
+    def write(self, dataset: Dataset, dest: Path, copy_images: bool = False) -> Sequence[Path]:
+        """Write the dataset below `dest`, images as links where possible or as copies; returns the annotation
+        files."""
         ...
 
 

@@ -1,0 +1,114 @@
+"""From a configuration to a dataset: source, format, validator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detloom.data.facts import Progress, cache_dir
+from detloom.data.findings import DataRefused, refused
+from detloom.data.inspect import Inspection, inspect_dataset
+from detloom.data.splitting import SplitShares
+from detloom.data.validate import ReadOptions, validate
+from detloom.errors import DataError
+
+if TYPE_CHECKING:
+    from detloom.config import ResolvedConfig
+    from detloom.data.dataset import Dataset
+    from detloom.data.records import DataTree, Finding
+    from detloom.host import PluginHost
+    from detloom.specs import Format
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What the check found. dataset: without whatever a finding left out; None when nothing can be built.
+    allow: codes of errors that do not count."""
+
+    name: str
+    dataset: Dataset | None
+    findings: tuple[Finding, ...]
+    inspection: Inspection | None
+    allow: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> list[Finding]:
+        """The errors that stop a training."""
+        return refused(self.findings, self.allow)
+
+
+def load_dataset(
+    config: ResolvedConfig, host: PluginHost, *, progress: Progress | None = None, for_training: bool = True
+) -> Dataset:
+    """Raises DataError when the data are not there, and DataRefused for findings that are errors and not allowed.
+
+    for_training: data without a validation split are split; without it the splits are taken as they are (one json
+    for everything is then the split `all`). progress(images done, images).
+    """
+    name, dataset, findings = _read(config, host, progress, for_training)
+    if dataset is None or refused(findings, config.config.data.allow):
+        raise DataRefused(name, findings, config.config.data.allow)
+    return dataset
+
+
+def check(
+    config: ResolvedConfig, host: PluginHost, *, progress: Progress | None = None, for_training: bool = True
+) -> CheckReport:
+    """Everything that can be said of the data. Raises DataError only when there are none."""
+    name, dataset, findings = _read(config, host, progress, for_training)
+    inspection = None if dataset is None else inspect_dataset(dataset)
+    return CheckReport(name, dataset, findings, inspection, tuple(config.config.data.allow))
+
+
+def _read(
+    config: ResolvedConfig, host: PluginHost, progress: Progress | None, for_training: bool
+) -> tuple[str, Dataset | None, tuple[Finding, ...]]:
+    data = config.config.data
+    tree = fetch_tree(config, host)
+    chosen = choose_format(config, host, tree)
+    shares = SplitShares(data.split.val, data.split.test, data.split.seed)
+    options = ReadOptions(shares, for_training, progress)
+    name = data_name(tree)
+    dataset, findings = validate(name, chosen.read(tree), options)
+    return name, dataset, findings
+
+
+def fetch_tree(config: ResolvedConfig, host: PluginHost) -> DataTree:
+    """Bring the data to this machine."""
+    from detloom.specs import FetchContext, SourceSpec
+
+    spec = host.get(SourceSpec, config.config.data.source)
+    source = spec.build(config.settings(spec))
+    plan = source.plan()
+    return source.fetch(plan, cache_dir() / "sources" / spec.name / plan.revision, FetchContext())
+
+
+def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> Format:
+    """The named format, or the one that is surest. Raises DataError with every format's reason."""
+    from detloom.specs import FormatSpec
+
+    wanted = config.config.data.format
+    if wanted != "auto":
+        spec = host.get(FormatSpec, wanted)
+        return spec.build(config.settings(spec))
+    tried = []
+    for spec in host.specs(FormatSpec):
+        candidate = spec.build(spec.settings())
+        sniff = candidate.sniff(tree)
+        tried.append((sniff.score, spec.name, sniff.reason, candidate))
+    best = max(tried, key=lambda one: one[0], default=None)
+    if best is None or best[0] <= 0:
+        reasons = "".join(f"\n  {name}: {reason}" for _, name, reason, _ in tried)
+        raise DataError(
+            f"{tree.root} holds no annotations that can be read:{reasons or ' no format is installed'}",
+            hint="name the annotation files with --train, --val and --test, or the format with data.format",
+        )
+    return best[3]
+
+
+def data_name(tree: DataTree) -> str:
+    """What the data are called: the folder, or the json file when there is one for everything."""
+    only: Sequence[Path] = list(tree.annotations.values()) if set(tree.annotations) == {"all"} else []
+    return only[0].stem if only else tree.root.resolve().name

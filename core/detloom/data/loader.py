@@ -1,0 +1,231 @@
+# ruff: noqa: TID253
+"""Batches for training and for evaluation. What a batch holds never depends on workers, order or restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from detloom.data.batch import Batch, ImageTarget, collate_fn
+from detloom.data.dataset import Split
+from detloom.data.samples import NamedTransform, SampleReader, build_transforms
+from detloom.errors import DataError, DetloomError, PluginError
+from detloom.geometry import InputRule
+from detloom.rng import keyed_generator
+from detloom.specs import Transform
+
+__all__ = ["Batch", "EvalLoader", "ImageTarget", "NamedTransform", "TrainLoader", "build_transforms", "collate_fn"]
+
+Key = tuple[int, int]
+"""(epoch, position in the split)"""
+
+
+class TrainLoader:
+    """Shuffled, augmented batches; every image once an epoch."""
+
+    def __init__(
+        self,
+        split: Split,
+        input_rule: InputRule,
+        transforms: Sequence[NamedTransform],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int | Literal["auto"] = "auto",
+        prefetch_factor: int = 2,
+        persistent_workers: bool = True,
+        pin_memory: bool = False,
+        drop_last: bool = True,
+        masks: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        """drop_last: leave out the last, smaller batch of an epoch, unless it is the only one (another epoch shuffles
+        other images into it). start_method: of worker processes; None: the platform's own."""
+        self._images, self._batch_size, self._seed = len(split), batch_size, seed
+        self._drop_last = drop_last and len(split) > batch_size
+        self.plugins: Mapping[str, Transform] = {named.name: named.transform for named in transforms}
+        reader = SampleReader(split, input_rule, tuple(transforms), seed, masks)
+        options = _WorkerOptions(
+            count=worker_count(num_workers, len(split)),
+            prefetch=prefetch_factor,
+            persistent=persistent_workers,
+            pin=pin_memory,
+            start_method=start_method,
+        )
+        self._batches = _Batches(reader, options)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        whole, rest = divmod(self._images, self._batch_size)
+        return whole + (1 if rest and not self._drop_last else 0)
+
+    def order(self, epoch: int) -> list[int]:
+        """Positions in the split in the order of an epoch: a function of seed and epoch."""
+        shuffled: list[int] = keyed_generator(self._seed, epoch, "order").permutation(self._images).tolist()
+        return shuffled
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from `start_batch` on: the same ones as in a run that was not interrupted.
+
+        One epoch at a time: starting the next ends the one before. Raises DataError naming the image.
+        """
+        order = self.order(epoch)
+        size = self._batch_size
+        batches = [order[start * size : (start + 1) * size] for start in range(self.batches_per_epoch)]
+        return self._batches.iterate([[(epoch, index) for index in batch] for batch in batches[start_batch:]])
+
+
+class EvalLoader:
+    """All images in order, as they are; also those without objects."""
+
+    def __init__(
+        self,
+        split: Split,
+        input_rule: InputRule,
+        *,
+        batch_size: int,
+        num_workers: int | Literal["auto"] = "auto",
+        pin_memory: bool = False,
+        masks: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        self._images, self._batch_size = len(split), batch_size
+        options = _WorkerOptions(
+            count=worker_count(num_workers, len(split)), pin=pin_memory, persistent=False, start_method=start_method
+        )
+        self._batches = _Batches(SampleReader(split, input_rule, masks=masks), options)
+
+    def __len__(self) -> int:
+        return -(-self._images // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        size = self._batch_size
+        keys = [(0, index) for index in range(self._images)]
+        return self._batches.iterate([keys[start : start + size] for start in range(0, len(keys), size)])
+
+
+def worker_count(wanted: int | Literal["auto"], images: int) -> int:
+    """auto: none on two cores, where they would only take time from the training, nor for a handful of images."""
+    if wanted != "auto":
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores <= 2 or images < 64 else min(12, cores - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _WorkerOptions:
+    count: int
+    prefetch: int = 2
+    persistent: bool = True
+    pin: bool = False
+    start_method: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An error of a worker, carried to the main process without the worker's traceback in its text."""
+
+    kind: type[DetloomError]
+    message: str
+    hint: str
+
+    def error(self) -> DetloomError:
+        return self.kind(self.message, hint=self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What runs in the workers: keys in, a batch or a failure out."""
+
+    samples: SampleReader
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        return collate_fn([self.samples.read(epoch, index) for epoch, index in keys])
+
+    def __getitems__(self, keys: list[Key]) -> Batch | _Failure:
+        try:
+            return self.batch(keys)
+        except DetloomError as error:
+            kind = next(kind for kind in (DataError, PluginError, DetloomError) if isinstance(error, kind))
+            return _Failure(kind, error.message, error.hint)
+
+
+@dataclass(slots=True)
+class _Keys:
+    """The batch sampler: what the next pass is to read. Persistent workers live longer than a pass."""
+
+    batches: list[list[Key]] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Batches:
+    def __init__(self, samples: SampleReader, options: _WorkerOptions) -> None:
+        self._reader, self._options, self._keys = _Reader(samples), options, _Keys()
+        self._loader: DataLoader[Any] | None = None
+
+    def iterate(self, batches: list[list[Key]]) -> Iterator[Batch]:
+        pin = self._options.pin and torch.cuda.is_available()
+        if self._options.count == 0:
+            for keys in batches:
+                batch = self._reader.batch(keys)
+                yield batch.pin_memory() if pin else batch
+            return
+        self._keys.batches = batches
+        if self._loader is None:
+            self._loader = self._start(pin)
+        yield from _received(self._loader)
+
+    def _start(self, pin: bool) -> DataLoader[Any]:
+        options = self._options
+        return DataLoader(
+            self._reader,  # type: ignore[arg-type]
+            batch_sampler=self._keys,
+            num_workers=options.count,
+            collate_fn=_as_it_is,
+            pin_memory=pin,
+            prefetch_factor=options.prefetch,
+            persistent_workers=options.persistent,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=options.start_method,
+            # Its own generator: each pass draws a seed, which must not come from the one that training depends on.
+            generator=torch.Generator(),
+        )
+
+
+def _received(loader: DataLoader[Any]) -> Iterator[Batch]:
+    try:
+        for received in loader:
+            if isinstance(received, _Failure):
+                raise received.error()
+            yield received
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DetloomError(
+            f"a process that reads images died: {error}",
+            hint="often too little memory or /dev/shm: lower data.num_workers (0 reads in the main process)",
+        ) from error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(number: int) -> None:
+    """Workers use one thread each, and leave Ctrl-C to the main process."""
+    del number
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

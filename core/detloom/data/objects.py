@@ -1,0 +1,196 @@
+"""One annotated object: from what was written to a box inside the image, a label and a mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detloom.data.findings import FindingBook
+from detloom.data.masks import RLE, BadSegmentation, rle_area, rle_box, to_rle, turn_rle
+from detloom.data.records import ObjectRecord
+
+Box = tuple[float, float, float, float]
+
+ROUNDING_PX = 0.01
+"""Boxes may overshoot the image by this much: written with two decimals, they often do."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedObject:
+    """box: xyxy in pixels of the upright image, inside it. label: class index. area: pixels."""
+
+    box: Box
+    label: int
+    crowd: bool
+    area: float
+    rle: RLE | None
+    id: int | str | None
+    had_box: bool
+    keypoints: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The image that objects lie in. width, height: upright. turn: EXIF orientation that the annotations still need
+    (1: none)."""
+
+    width: int
+    height: int
+    turn: int = 1
+
+    @property
+    def annotated_size(self) -> tuple[int, int]:
+        """(height, width) of the picture that was annotated."""
+        return (self.width, self.height) if self.turn >= 5 else (self.height, self.width)
+
+
+class _LeftOut(Exception):
+    """The object cannot be used; the book already says why."""
+
+
+def check_object(
+    record: ObjectRecord, frame: Frame, labels: Mapping[int | str, int], book: FindingBook
+) -> CheckedObject | None:
+    """None when the object is left out; the book then says why."""
+    try:
+        return _check_object(record, frame, labels, book)
+    except _LeftOut:
+        return None
+
+
+def _check_object(
+    record: ObjectRecord, frame: Frame, labels: Mapping[int | str, int], book: FindingBook
+) -> CheckedObject:
+    label = _label(record, labels, book)
+    rle = _mask(record, frame, book)
+    written = _written_box(record, frame, book)
+    if written is not None:
+        box = _fit(written, frame, record.where, book)
+    elif rle is not None:
+        box = _fit(rle_box(rle), frame, record.where, book)
+    else:
+        book.add("bad-box-type", f"{record.where} (no box and no mask)")
+        raise _LeftOut
+    area = _area(record, box, rle, written == box, book)
+    return CheckedObject(box, label, record.crowd, area, rle, record.id, written is not None, record.keypoints)
+
+
+def drop_duplicates(objects: Sequence[CheckedObject], where: str, book: FindingBook) -> list[CheckedObject]:
+    """Objects of one image; exact copies (class, box, mask) are kept once."""
+    kept: dict[tuple[Any, ...], CheckedObject] = {}
+    for item in objects:
+        key = (item.label, item.box, item.crowd, item.rle["counts"] if item.rle else None)
+        if key in kept:
+            book.add("duplicate-box", f"{where} (box {_short(item.box)})")
+        else:
+            kept[key] = item
+    return list(kept.values())
+
+
+def _label(record: ObjectRecord, labels: Mapping[int | str, int], book: FindingBook) -> int:
+    key = record.class_id if record.class_name is None else " ".join(record.class_name.split())
+    # True == 1 in Python: a class id of `true` must not pass as class 1.
+    if isinstance(key, int | str) and not isinstance(key, bool) and key in labels:
+        return labels[key]
+    book.add("unknown-class", f"{record.where} (class {_short(key)})")
+    raise _LeftOut
+
+
+def _mask(record: ObjectRecord, frame: Frame, book: FindingBook) -> RLE | None:
+    """The mask of the upright image; None when there is none."""
+    if record.segmentation is None or record.segmentation in ([], {}):
+        return None
+    try:
+        rle = to_rle(record.segmentation, *frame.annotated_size)
+    except BadSegmentation as fault:
+        book.add("bad-segmentation", f"{record.where} ({fault})")
+        raise _LeftOut from None
+    if rle_area(rle) == 0:
+        book.add("empty-mask", record.where)
+        return None
+    return rle if frame.turn == 1 else turn_rle(rle, frame.turn)
+
+
+def _written_box(record: ObjectRecord, frame: Frame, book: FindingBook) -> Box | None:
+    """The box in the upright image; None when none was written."""
+    values = record.bbox
+    if values is None or (isinstance(values, Sequence) and len(values) == 0):
+        return None
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence)
+        or len(values) != 4
+        or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    ):
+        book.add("bad-box-type", f"{record.where} (bbox {_short(values)})")
+        raise _LeftOut
+    try:
+        x1, y1, x2, y2 = (float(value) for value in values)
+    except OverflowError:  # an integer beyond the range of float
+        x1 = y1 = x2 = y2 = math.inf
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        book.add("nan-box", f"{record.where} (bbox {_short(values)})")
+        raise _LeftOut
+    return turn_box((x1, y1, x2, y2), frame)
+
+
+def turn_box(box: Box, frame: Frame) -> Box:
+    """From the picture as stored to the upright one, by its EXIF orientation."""
+    x1, y1, x2, y2 = box
+    if frame.turn in (5, 6, 7, 8):
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    if frame.turn in (2, 3, 6, 7):
+        x1, x2 = frame.width - x2, frame.width - x1
+    if frame.turn in (3, 4, 7, 8):
+        y1, y2 = frame.height - y2, frame.height - y1
+    return x1, y1, x2, y2
+
+
+def _fit(box: Box, frame: Frame, where: str, book: FindingBook) -> Box:
+    """The part of the box inside the image."""
+    x1, y1, x2, y2 = box
+    place = f"{where} (box {_short(box)} xyxy in an image of {frame.width}x{frame.height})"
+    if x2 <= x1 or y2 <= y1:
+        book.add("degenerate-box", place)
+        raise _LeftOut
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(frame.width)), min(y2, float(frame.height)))
+    width, height = clipped[2] - clipped[0], clipped[3] - clipped[1]
+    if width <= 0 or height <= 0:
+        book.add("box-off-image", place)
+        raise _LeftOut
+    if width < 1 - ROUNDING_PX or height < 1 - ROUNDING_PX:
+        book.add("box-below-pixel", place)
+        raise _LeftOut
+    if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > ROUNDING_PX:
+        book.add("box-outside", place)
+    return clipped
+
+
+def _area(record: ObjectRecord, box: Box, rle: RLE | None, untouched: bool, book: FindingBook) -> float:
+    """The written area where it can be true (COCO's evaluation sorts objects by it), else measured in pixels."""
+    box_area = (box[2] - box[0]) * (box[3] - box[1])
+    measured = rle_area(rle) if rle is not None else box_area
+    written = record.area
+    if written is None:
+        return measured
+    usable = isinstance(written, int | float) and not isinstance(written, bool) and math.isfinite(written)
+    if usable and written > 0:
+        # A polygon's exact area differs from its count of pixels by up to about half its outline.
+        slack = 1 + 0.1 * measured + 4 * math.sqrt(measured)
+        if rle is not None and abs(written - measured) <= slack:
+            return float(written)
+        # Without a mask it may be the area of a mask that was not exported: smaller than the box.
+        if rle is None and untouched and written <= box_area + slack:
+            return float(written)
+    if untouched:
+        book.add("area-mismatch", f"{record.where} (written {_short(written)}, measured {measured:g})")
+    return measured
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f"{number:g}" for number in value) + "]"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

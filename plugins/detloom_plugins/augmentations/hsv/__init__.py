@@ -1,0 +1,34 @@
+"""Change hue, saturation and brightness at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from detloom.hookspecs import hookimpl
+from detloom.specs import AugmentationSpec
+
+if TYPE_CHECKING:
+    from detloom.specs import Transform
+    from detloom_schemas.base import Settings
+
+detloom_api = (0, 1)
+
+
+def _settings() -> Settings:
+    from detloom_plugins.augmentations.hsv.settings import HSVJitterSettings
+
+    return HSVJitterSettings()
+
+
+def _build(settings: Any) -> Transform:
+    from detloom_plugins.augmentations.hsv.transform import HSVJitter
+
+    return HSVJitter(settings)
+
+
+@hookimpl
+def detloom_augmentations() -> Iterable[AugmentationSpec]:
+    return [
+        AugmentationSpec(name="hsv", summary="random hue, saturation and brightness", settings=_settings, build=_build)
+    ]

@@ -1,0 +1,32 @@
+"""Mirror images top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from detloom.hookspecs import hookimpl
+from detloom.specs import AugmentationSpec
+
+if TYPE_CHECKING:
+    from detloom.specs import Transform
+    from detloom_schemas.base import Settings
+
+detloom_api = (0, 1)
+
+
+def _settings() -> Settings:
+    from detloom_plugins.augmentations.vflip.settings import VerticalFlipSettings
+
+    return VerticalFlipSettings()
+
+
+def _build(settings: Any) -> Transform:
+    from detloom_plugins.augmentations.vflip.transform import VerticalFlip
+
+    return VerticalFlip(settings)
+
+
+@hookimpl
+def detloom_augmentations() -> Iterable[AugmentationSpec]:
+    return [AugmentationSpec(name="vflip", summary="mirror top to bottom", settings=_settings, build=_build)]

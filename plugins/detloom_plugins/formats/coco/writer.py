@@ -1,0 +1,100 @@
+"""A dataset as COCO json, in two spellings of the same content.
+
+    train/_annotations.coco.json   beside its images, as Roboflow writes it (valid/ and test/ likewise)
+    train.json                     the same, with file names relative to the top (val.json and test.json likewise)
+
+Class ids, image ids, object ids, crowds, areas and masks (as RLE) are the dataset's own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from detloom.errors import DetloomError
+from detloom.files import write_json
+
+if TYPE_CHECKING:
+    from detloom.data.dataset import Dataset, Split
+
+_FOLDERS = {"val": "valid"}
+
+
+def write_dataset(dataset: Dataset, dest: Path, copy_images: bool) -> list[Path]:
+    """Images become hard links where the file system can, else copies; the source is never changed.
+
+    Returns the annotation files. Raises DetloomError when the place cannot be written.
+    """
+    written = []
+    for split in dataset.splits.values():
+        folder = _FOLDERS.get(split.name, split.name)
+        names = _place_images(split, dest / folder, copy_images)
+        for path, prefix in (
+            (dest / folder / "_annotations.coco.json", ""),
+            (dest / f"{split.name}.json", f"{folder}/"),
+        ):
+            write_json(path, _document(dataset, split, [prefix + name for name in names]))
+            written.append(path)
+    return written
+
+
+def _document(dataset: Dataset, split: Split, file_names: Sequence[str]) -> dict[str, Any]:
+    classes = zip(dataset.class_map.ids, dataset.class_map.names, strict=True)
+    return {
+        "info": {"description": f"{dataset.name}, {split.name}"},
+        "categories": [{"id": class_id, "name": name, "supercategory": ""} for class_id, name in classes],
+        "images": [
+            {"id": image.id, "file_name": name, "width": image.width, "height": image.height}
+            for image, name in zip(split.images, file_names, strict=True)
+        ],
+        "annotations": [_annotation(dataset, split, row) for row in range(len(split.labels))],
+    }
+
+
+def _annotation(dataset: Dataset, split: Split, row: int) -> dict[str, Any]:
+    x1, y1, x2, y2 = split.boxes[row].tolist()
+    rle: Mapping[str, Any] | None = split.rles[row]
+    return {
+        "id": split.object_ids[row],
+        "image_id": split.images[int(split.image_index[row])].id,
+        "category_id": dataset.class_map.ids[int(split.labels[row])],
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": float(split.area[row]),
+        "iscrowd": int(split.crowd[row]),
+        "segmentation": [] if rle is None else dict(rle),
+    }
+
+
+def _place_images(split: Split, folder: Path, copy: bool) -> list[str]:
+    """The images' names below `folder`, unique and without steps upwards."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for image in split.images:
+        parts = [part for part in PureWindowsPath(image.file_name).parts if part not in ("..", ".")]
+        name = "/".join(parts)
+        number = 1
+        # Some file systems do not tell `A.jpg` from `a.jpg`.
+        while name.casefold() in taken:
+            name = "/".join([*parts[:-1], f"{Path(parts[-1]).stem}_{number}{Path(parts[-1]).suffix}"])
+            number += 1
+        taken.add(name.casefold())
+        _place(image.path, folder / name, copy)
+        names.append(name)
+    return names
+
+
+def _place(source: Path, target: Path, copy: bool) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not copy:
+            try:
+                os.link(source.resolve(), target)
+                return
+            except OSError:  # another file system, or one without links
+                pass
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise DetloomError(f"cannot write {target}: {error.strerror or error}") from error
