@@ -51,7 +51,7 @@ class Batch:
 def collate_fn(samples: Sequence[tuple[Tensor, ImageTarget]]) -> Batch:
     """(image uint8 [3, H, W], target) pairs of one size to a batch; targets are padded to the fullest image."""
     targets = [target for _, target in samples]
-    rows = max(1, max(len(target.labels) for target in targets))
+    rows = max(1, *(len(target.labels) for target in targets))
     boxes = torch.zeros(len(samples), rows, 4)
     labels = torch.full((len(samples), rows), -1, dtype=torch.int64)
     for place, target in enumerate(targets):

@@ -1,3 +1,4 @@
+# ruff: noqa: TID253
 """The canonical dataset: validated, in memory, with one immutable class map and a content digest."""
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ CODES: dict[str, Code] = {
 }
 
 
-class DataRefused(DataError):
+class DataRefusedError(DataError):
     """The check found errors that are not allowed. findings: everything that was found."""
 
     def __init__(self, name: str, findings: Sequence[Finding], allow: Collection[str] = ()) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detloom.data.facts import Progress, cache_dir
-from detloom.data.findings import DataRefused, refused
+from detloom.data.findings import DataRefusedError, refused
 from detloom.data.inspect import Inspection, inspect_dataset
 from detloom.data.splitting import SplitShares
 from detloom.data.validate import ReadOptions, validate
@@ -42,14 +42,14 @@ class CheckReport:
 def load_dataset(
     config: ResolvedConfig, host: PluginHost, *, progress: Progress | None = None, for_training: bool = True
 ) -> Dataset:
-    """Raises DataError when the data are not there, and DataRefused for findings that are errors and not allowed.
+    """Raises DataError when the data are not there, and DataRefusedError for findings that are errors and not allowed.
 
     for_training: data without a validation split are split; without it the splits are taken as they are (one json
     for everything is then the split `all`). progress(images done, images).
     """
     name, dataset, findings = _read(config, host, progress, for_training)
     if dataset is None or refused(findings, config.config.data.allow):
-        raise DataRefused(name, findings, config.config.data.allow)
+        raise DataRefusedError(name, findings, config.config.data.allow)
     return dataset
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,7 +104,7 @@ class EvalLoader:
         self._batches = _Batches(SampleReader(split, input_rule, masks=masks), options)
 
     def __len__(self) -> int:
-        return -(-self._images // self._batch_size)
+        return math.ceil(self._images / self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         size = self._batch_size

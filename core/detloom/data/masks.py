@@ -18,17 +18,17 @@ RLE = Mapping[str, Any]
 """{"size": [height, width], "counts": text of COCO's compressed coding}"""
 
 
-class BadSegmentation(ValueError):
+class BadSegmentationError(ValueError):
     """Neither polygons nor RLE of the right size."""
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> RLE:
-    """COCO polygons, uncompressed or compressed RLE to compressed RLE with text counts. Raises BadSegmentation."""
+    """COCO polygons, uncompressed or compressed RLE to compressed RLE with text counts. Raises BadSegmentationError."""
     if isinstance(segmentation, Mapping):
         return _from_rle(segmentation, height, width)
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, str) and len(segmentation) > 0:
         return _from_polygons(segmentation, height, width)
-    raise BadSegmentation(f"expected polygons or RLE, found {type(segmentation).__name__}")
+    raise BadSegmentationError(f"expected polygons or RLE, found {type(segmentation).__name__}")
 
 
 def rle_area(rle: RLE) -> float:
@@ -68,14 +68,14 @@ def resize_masks(rles: Sequence[RLE], height: int, width: int) -> NDArray[np.uin
 def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> RLE:
     for polygon in polygons:
         if not isinstance(polygon, Sequence) or isinstance(polygon, str):
-            raise BadSegmentation("a polygon must be a list of numbers")
+            raise BadSegmentationError("a polygon must be a list of numbers")
         if len(polygon) < 6 or len(polygon) % 2:
-            raise BadSegmentation(f"a polygon needs an even count of at least 6 numbers, found {len(polygon)}")
+            raise BadSegmentationError(f"a polygon needs an even count of at least 6 numbers, found {len(polygon)}")
         if not all(_is_number(value) for value in polygon):
-            raise BadSegmentation("a polygon holds something that is not a finite number")
+            raise BadSegmentationError("a polygon holds something that is not a finite number")
         # pycocotools works in 32-bit integers after scaling; far-off corners would overflow there.
         if any(abs(value) > 1e6 for value in polygon):
-            raise BadSegmentation("a polygon has a corner more than a million pixels away")
+            raise BadSegmentationError("a polygon has a corner more than a million pixels away")
     parts = coco_mask.frPyObjects([[float(v) for v in polygon] for polygon in polygons], height, width)
     return _as_text(coco_mask.merge(parts))
 
@@ -83,20 +83,20 @@ def _from_polygons(polygons: Sequence[Any], height: int, width: int) -> RLE:
 def _from_rle(rle: Mapping[str, Any], height: int, width: int) -> RLE:
     size, counts = rle.get("size"), rle.get("counts")
     if not (isinstance(size, Sequence) and list(size) == [height, width]):
-        raise BadSegmentation(f"RLE size {size} is not the image's [{height}, {width}]")
+        raise BadSegmentationError(f"RLE size {size} is not the image's [{height}, {width}]")
     if isinstance(counts, str):
         _check_runs(_compressed_runs(counts), height * width)
         return {"size": [height, width], "counts": counts}
     if isinstance(counts, Sequence) and all(isinstance(c, int) and not isinstance(c, bool) for c in counts):
         _check_runs(list(counts), height * width)
         return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width))
-    raise BadSegmentation("RLE counts must be a text or a list of integers")
+    raise BadSegmentationError("RLE counts must be a text or a list of integers")
 
 
 def _check_runs(runs: Sequence[int], pixels: int) -> None:
     """pycocotools trusts runs and writes out of bounds where they do not fit."""
     if any(run < 0 for run in runs) or sum(runs) != pixels:
-        raise BadSegmentation(f"RLE runs sum to {sum(runs)}, the image has {pixels} pixels")
+        raise BadSegmentationError(f"RLE runs sum to {sum(runs)}, the image has {pixels} pixels")
 
 
 def _compressed_runs(text: str) -> list[int]:
@@ -106,7 +106,7 @@ def _compressed_runs(text: str) -> list[int]:
     for character in text.encode("latin-1", errors="replace"):
         bits = character - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise BadSegmentation("RLE counts hold a character that the coding does not have")
+            raise BadSegmentationError("RLE counts hold a character that the coding does not have")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:
@@ -115,7 +115,7 @@ def _compressed_runs(text: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value, shift = 0, 0
     if shift:
-        raise BadSegmentation("RLE counts end in the middle of a number")
+        raise BadSegmentationError("RLE counts end in the middle of a number")
     return runs
 
 

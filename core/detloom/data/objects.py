@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detloom.data.findings import FindingBook
-from detloom.data.masks import RLE, BadSegmentation, rle_area, rle_box, to_rle, turn_rle
+from detloom.data.masks import RLE, BadSegmentationError, rle_area, rle_box, to_rle, turn_rle
 from detloom.data.records import ObjectRecord
 
 Box = tuple[float, float, float, float]
@@ -46,7 +46,7 @@ class Frame:
         return (self.width, self.height) if self.turn >= 5 else (self.height, self.width)
 
 
-class _LeftOut(Exception):
+class _LeftOutError(Exception):
     """The object cannot be used; the book already says why."""
 
 
@@ -56,7 +56,7 @@ def check_object(
     """None when the object is left out; the book then says why."""
     try:
         return _check_object(record, frame, labels, book)
-    except _LeftOut:
+    except _LeftOutError:
         return None
 
 
@@ -72,7 +72,7 @@ def _check_object(
         box = _fit(rle_box(rle), frame, record.where, book)
     else:
         book.add("bad-box-type", f"{record.where} (no box and no mask)")
-        raise _LeftOut
+        raise _LeftOutError
     area = _area(record, box, rle, written == box, book)
     return CheckedObject(box, label, record.crowd, area, rle, record.id, written is not None, record.keypoints)
 
@@ -95,7 +95,7 @@ def _label(record: ObjectRecord, labels: Mapping[int | str, int], book: FindingB
     if isinstance(key, int | str) and not isinstance(key, bool) and key in labels:
         return labels[key]
     book.add("unknown-class", f"{record.where} (class {_short(key)})")
-    raise _LeftOut
+    raise _LeftOutError
 
 
 def _mask(record: ObjectRecord, frame: Frame, book: FindingBook) -> RLE | None:
@@ -104,9 +104,9 @@ def _mask(record: ObjectRecord, frame: Frame, book: FindingBook) -> RLE | None:
         return None
     try:
         rle = to_rle(record.segmentation, *frame.annotated_size)
-    except BadSegmentation as fault:
+    except BadSegmentationError as fault:
         book.add("bad-segmentation", f"{record.where} ({fault})")
-        raise _LeftOut from None
+        raise _LeftOutError from None
     if rle_area(rle) == 0:
         book.add("empty-mask", record.where)
         return None
@@ -125,14 +125,14 @@ def _written_box(record: ObjectRecord, frame: Frame, book: FindingBook) -> Box |
         or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     ):
         book.add("bad-box-type", f"{record.where} (bbox {_short(values)})")
-        raise _LeftOut
+        raise _LeftOutError
     try:
         x1, y1, x2, y2 = (float(value) for value in values)
     except OverflowError:  # an integer beyond the range of float
         x1 = y1 = x2 = y2 = math.inf
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         book.add("nan-box", f"{record.where} (bbox {_short(values)})")
-        raise _LeftOut
+        raise _LeftOutError
     return turn_box((x1, y1, x2, y2), frame)
 
 
@@ -154,15 +154,15 @@ def _fit(box: Box, frame: Frame, where: str, book: FindingBook) -> Box:
     place = f"{where} (box {_short(box)} xyxy in an image of {frame.width}x{frame.height})"
     if x2 <= x1 or y2 <= y1:
         book.add("degenerate-box", place)
-        raise _LeftOut
+        raise _LeftOutError
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(frame.width)), min(y2, float(frame.height)))
     width, height = clipped[2] - clipped[0], clipped[3] - clipped[1]
     if width <= 0 or height <= 0:
         book.add("box-off-image", place)
-        raise _LeftOut
+        raise _LeftOutError
     if width < 1 - ROUNDING_PX or height < 1 - ROUNDING_PX:
         book.add("box-below-pixel", place)
-        raise _LeftOut
+        raise _LeftOutError
     if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > ROUNDING_PX:
         book.add("box-outside", place)
     return clipped

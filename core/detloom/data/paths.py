@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
 
-class PathEscape(ValueError):
+class PathEscapeError(ValueError):
     """A name that leads out of its root."""
 
 
@@ -16,7 +16,7 @@ def find_inside(name: str, folders: Sequence[Path], roots: Sequence[Path]) -> Pa
     """The first existing file `folder / name` whose real place is inside one of `roots`; None when there is none.
 
     Names may be written in another Unicode form than the file system's (macOS decomposes accents), and with
-    backslashes. Raises PathEscape for absolute names, for names that climb out, and for links that lead out.
+    backslashes. Raises PathEscapeError for absolute names, for names that climb out, and for links that lead out.
     """
     relative = _relative(name)
     real_roots = [root.resolve() for root in roots]
@@ -31,9 +31,9 @@ def find_inside(name: str, folders: Sequence[Path], roots: Sequence[Path]) -> Pa
                 continue
             if _within(candidate.resolve(), real_roots):
                 return candidate
-            raise PathEscape(f"it is a link to {candidate.resolve()}, outside the data's folder")
+            raise PathEscapeError(f"it is a link to {candidate.resolve()}, outside the data's folder")
     if outside and not inside:
-        raise PathEscape(outside)
+        raise PathEscapeError(outside)
     return None
 
 
@@ -43,10 +43,10 @@ def _within(path: Path, roots: Sequence[Path]) -> bool:
 
 def _relative(name: str) -> str:
     if "\x00" in name:
-        raise PathEscape("it holds a NUL character")
+        raise PathEscapeError("it holds a NUL character")
     windows = PureWindowsPath(name)
     if windows.drive or windows.root:
-        raise PathEscape("absolute paths are not followed")
+        raise PathEscapeError("absolute paths are not followed")
     return "/".join(windows.parts)
 
 

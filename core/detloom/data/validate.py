@@ -20,7 +20,7 @@ class ReadOptions:
     """for_training: a training and a validation split must be there or be made; without it splits stay as they
     are."""
 
-    shares: SplitShares = SplitShares()
+    shares: SplitShares = field(default_factory=SplitShares)
     for_training: bool = True
     progress: Progress | None = None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detloom.data.findings import found
-from detloom.data.paths import PathEscape, find_inside
+from detloom.data.paths import PathEscapeError, find_inside
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, ObjectRecord
 from detloom_plugins.formats.coco.format import image_folders
 
@@ -163,7 +163,7 @@ def _image(
     where = f"{document.name}: image id {entry['id']}"
     try:
         path = find_inside(entry["file_name"], folders, roots)
-    except PathEscape as fault:
+    except PathEscapeError as fault:
         yield found("path-escape", f"{where} ({_brief(entry['file_name'])}: {fault})")
         return
     width, height = entry.get("width"), entry.get("height")
