@@ -64,6 +64,9 @@ def _suggestion(key: str, leaves: Mapping[str, LeafField]) -> str:
     elsewhere = [leaf for leaf in leaves if leaf.rpartition(".")[2] == name]
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere[:3])}?"
+    while section and not siblings:
+        section = section.rpartition(".")[0]
+        siblings = [leaf.removeprefix(f"{section}.") for leaf in leaves if section and leaf.startswith(f"{section}.")]
     if siblings:
         return f"the keys of {section}: {', '.join(siblings)}"
     tops = list(dict.fromkeys(leaf.partition(".")[0] for leaf in leaves))

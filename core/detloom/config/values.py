@@ -140,7 +140,7 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         ]
         return describe(arguments[0], [*inner, *metadata])
     if origin in (Union, types.UnionType):
-        parts = [describe(argument, metadata) for argument in arguments]
+        parts = [describe(argument, () if argument is type(None) else metadata) for argument in arguments]
         parts.sort(key=lambda part: part == "none")
         return ", or ".join(parts)
     if origin is Literal:
@@ -167,16 +167,19 @@ def _plain(annotation: Any) -> str:
 
 
 def _limits(metadata: Sequence[Any]) -> str:
-    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    """` from 1 to 9`, ` above 0 and below 1`, and the length and form of text."""
+
+    def limit(name: str) -> Any:
+        return next((found for item in metadata if (found := getattr(item, name, None)) is not None), None)
+
     said = []
-    for item in metadata:
-        for name, word in words.items():
-            limit = getattr(item, name, None)
-            if limit is not None:
-                said.append(f"{word} {limit}")
-        pattern = getattr(item, "pattern", None)
-        if pattern is not None:
-            said.append(f"of the form {pattern}")
+    if limit("ge") is not None and limit("le") is not None:
+        said.append(f"from {limit('ge')} to {limit('le')}")
+    else:
+        words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+        said += [f"{word} {limit(name)}" for name, word in words.items() if limit(name) is not None]
+    if limit("pattern") is not None:
+        said.append(f"of the form {limit('pattern')}")
     return "".join(f" {part}" if n == 0 else f" and {part}" for n, part in enumerate(said)) + _length(metadata)
 
 

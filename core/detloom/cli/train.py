@@ -1,0 +1,65 @@
+"""`detloom train`, and `python run_training.py`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from detloom.cli.options import add_run_arguments, rewrite_keys, run_layers
+
+if TYPE_CHECKING:
+    from detloom.config import Layer
+    from detloom.host import PluginHost
+
+prepare = rewrite_keys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="RUN",
+        help="go on with the run in this folder; without a folder: the newest unfinished one in the output folder",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read everything that was written, refuse all mistakes at once, and hand over to the run."""
+    from detloom.config import load_env, resolve
+    from detloom.host import discover
+
+    load_env()
+    host = discover()
+    layers = run_layers(args, host)
+    if args.resume is None and not _claimed(host):
+        layers = _with_data_demanded(layers)
+    resolved = resolve(host, layers)
+
+    from detloom.run import train_run
+
+    return train_run(resolved, host, resume=args.resume, argv=args.argv)
+
+
+def _claimed(host: PluginHost) -> bool:
+    """True under an agent: its tracker brings the configuration."""
+    from detloom.specs import LoggerSpec
+
+    return any(spec.claims is not None and spec.claims(os.environ) for spec in host.specs(LoggerSpec))
+
+
+def _with_data_demanded(layers: list[Layer]) -> list[Layer]:
+    """No run without data: one more mistake when nobody named any."""
+    from dataclasses import replace
+
+    from detloom.errors import Mistake
+
+    named = any(entry.key.startswith("data.") for layer in layers for entry in layer.entries)
+    refused = any(mistake.key.startswith("data") for layer in layers for mistake in layer.mistakes)
+    if named or refused:
+        return layers
+    hint = "give a folder: detloom train DATA (with train/ valid/ test/, or COCO json files and --images DIR)"
+    mistake = Mistake("data", "", "no data were named", hint)
+    return [*layers[:-1], replace(layers[-1], mistakes=(*layers[-1].mistakes, mistake))]
