@@ -70,14 +70,14 @@ class InputRule:
     def boxes_to_input(self, boxes: NDArray[np.floating[Any]], original: tuple[int, int]) -> NDArray[np.float32]:
         """boxes: [N, 4] xyxy in pixels of the original image. Returns float32 in pixels of the network input."""
         y, x = self.ratios(original)
-        return (boxes * np.array([x, y, x, y])).astype(np.float32)
+        return np.asarray(boxes * np.array([x, y, x, y]), dtype=np.float32)
 
     def boxes_to_image(self, boxes: NDArray[np.floating[Any]], original: tuple[int, int]) -> NDArray[np.float32]:
         """The way back, clipped to the original image."""
         y, x = self.ratios(original)
         restored = boxes / np.array([x, y, x, y])
         limit = np.array([original[1], original[0], original[1], original[0]])
-        return np.clip(restored, 0, limit).astype(np.float32)
+        return np.asarray(np.clip(restored, 0, limit), dtype=np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,76 @@
+# ruff: noqa: TID253
+"""The same images through a checkpoint and through an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detloom.geometry import Detections
+from detloom.prediction import Predictor
+
+SUREST = 100
+"""Boxes of an image that are compared one by one: far below, boxes mean nothing and their sides may be huge."""
+SAME_IOU = 0.9
+
+Images = Sequence[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """See detloom_schemas.manifest.ParityCase; None: cannot be compared."""
+
+    max_box_px: float | None
+    max_score: float | None
+    agreement: float
+    detections: int
+
+
+def compare(checkpoint: Predictor, exported: Predictor, images: Images) -> Difference:
+    """One batch, whole where the file takes it."""
+    ours, theirs = decode_all(checkpoint, images), decode_all(exported, images)
+    found, exported_found = checkpoint.predict(images), exported.predict(images)
+    box, score = _largest(ours, theirs)
+    shares = [_agreement(a, b) for a, b in zip(found, exported_found, strict=True)]
+    return Difference(box, score, float(np.mean(shares)), sum(len(one) for one in found))
+
+
+def decode_all(predictor: Predictor, images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Predictor.decode for any number of images."""
+    step = predictor.runtime.batch_limit or len(images)
+    parts = [predictor.decode(images[start : start + step]) for start in range(0, len(images), step)]
+    return np.concatenate([boxes for boxes, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+
+def _largest(
+    ours: tuple[NDArray[np.float32], NDArray[np.float32]], theirs: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> tuple[float | None, float | None]:
+    """None when the shapes differ or a difference is not finite."""
+    if ours[0].shape != theirs[0].shape or ours[1].shape != theirs[1].shape:
+        return None, None
+    order = np.argsort(-ours[1].max(axis=2), axis=1, kind="stable")[:, :SUREST, None]
+    box = np.abs(np.take_along_axis(ours[0], order, 1) - np.take_along_axis(theirs[0], order, 1)).max()
+    score = np.abs(ours[1] - theirs[1]).max()
+    return (float(box) if np.isfinite(box) else None), (float(score) if np.isfinite(score) else None)
+
+
+def _agreement(ours: Detections, theirs: Detections) -> float:
+    """Share of the detections of either that have a partner of the same class in the other; 1 without detections."""
+    total = len(ours) + len(theirs)
+    if total == 0:
+        return 1.0
+    same = (ours.labels[:, None] == theirs.labels[None, :]) & (_iou(ours.boxes, theirs.boxes) >= SAME_IOU)
+    return float(same.any(axis=1).sum() + same.any(axis=0).sum()) / total
+
+
+def _iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[N, 4] and [M, 4] xyxy. Returns [N, M]."""
+    a, b = ours.astype(np.float64)[:, None], theirs.astype(np.float64)[None, :]
+    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
+    shared = sides.prod(axis=-1)
+    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - shared
+    result: NDArray[np.float64] = shared / np.maximum(union, 1e-9)
+    return result

@@ -1,0 +1,208 @@
+# ruff: noqa: TID253
+"""Images in, detections out: the same steps around every runtime. Needs no torch unless the runtime does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detloom.data.dataset import ClassMap, Split
+from detloom.data.images import ImageError, read_image
+from detloom.errors import DetloomError, UsageError, WeightsError
+from detloom.geometry import Detections, InputRule, PostRule, finish
+from detloom.manifest import manifest_beside, parse_manifest, rules_of
+from detloom.specs import RuntimeRequest, RuntimeSpec
+
+if TYPE_CHECKING:
+    from detloom.host import PluginHost
+
+
+class Runtime(Protocol):
+    """A loaded model file."""
+
+    @property
+    def batch_limit(self) -> int | None:
+        """Most images it takes at once; None: any number."""
+        ...
+
+    @property
+    def manifest(self) -> Mapping[str, Any] | None:
+        """What the file says of itself (`detloom_schemas.manifest.ModelManifest`); None when it cannot hold text, or
+        holds none: the manifest beside the file is read then."""
+        ...
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """images: RGB [B, 3, H, W], prepared by the input rule. Returns boxes float32 [B, N, 4] xyxy in pixels of the
+        input and scores float32 [B, N, C] in 0..1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A runtime with the rules around it. runtime_name: of its spec; path: of the file that it runs."""
+
+    runtime: Runtime
+    input_rule: InputRule
+    post_rule: PostRule
+    class_map: ClassMap
+    runtime_name: str = ""
+    path: Path | None = None
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """images: uint8 RGB [H, W, 3] of any sizes. Returns detections in pixels of each image, best first.
+
+        All images pass the network together, at most `batch_limit` at a time. Raises DetloomError when the network
+        answers with numbers that are none.
+        """
+        found: list[Detections] = []
+        step = self.runtime.batch_limit or max(len(images), 1)
+        for start in range(0, len(images), step):
+            part = images[start : start + step]
+            boxes, scores = self.decode(part)
+            sizes = [(image.shape[0], image.shape[1]) for image in part]
+            found += finish(boxes, scores, sizes, self.input_rule, self.post_rule)
+        if not all(np.isfinite(one.boxes).all() for one in found):
+            raise DetloomError(
+                f"{self.path or 'the model'} answers with boxes that are not numbers",
+                hint="its weights have diverged, or 16 bits are too few for it",
+            )
+        return found
+
+    def decode(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Boxes [B, N, 4] in pixels of the network input and scores [B, N, C], as the runtime gives them; at most
+        `batch_limit` images."""
+        prepared = np.stack([self.input_rule.prepare(image) for image in images])
+        return self.runtime(np.ascontiguousarray(prepared.transpose(0, 3, 1, 2)))
+
+    def with_rule(
+        self, score: float | None = None, nms: float | None = None, max_detections: int | None = None
+    ) -> Predictor:
+        """The same with other thresholds; None keeps what the file says."""
+        given = {"score_threshold": score, "nms_threshold": nms, "max_detections": max_detections}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(self, post_rule=dataclasses.replace(self.post_rule, **changes))
+
+
+def open_predictor(path: Path, host: PluginHost, runtime: str = "auto", device: str = "cpu") -> Predictor:
+    """A run's folder (its best checkpoint), a checkpoint, or an exported file with its manifest.
+
+    runtime: a name, or `auto`: by the file's suffix. Raises UsageError for what is no model, PluginError for a
+    runtime that is missing, WeightsError for a file without a manifest, and whatever the runtime raises.
+    """
+    file = model_file(path)
+    spec = _choose(file, host, runtime)
+    loaded = spec.build(spec.settings(), RuntimeRequest(file, device, host))
+    stated = loaded.manifest
+    if stated is None:
+        stated = manifest_beside(file)
+    if stated is None:
+        raise WeightsError(
+            f"{file} holds no manifest, and none lies beside it ({file.name}.json): its classes, its input and its "
+            "post-processing are unknown",
+            hint="only files exported by Detloom can be used here; export the run with `detloom export`",
+        )
+    rules = rules_of(parse_manifest(stated, str(file)))
+    return Predictor(loaded, rules.input_rule, rules.post_rule, rules.class_map, spec.name, file)
+
+
+def model_file(path: Path) -> Path:
+    """The file itself, or the best checkpoint of a run's folder. Raises UsageError."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UsageError(f"there is no model at {path}", hint="give a run's folder, a checkpoint or an exported file")
+    for best in (path / "checkpoints" / "best.pt", path / "best.pt"):
+        if best.is_file():
+            return best
+    raise UsageError(
+        f"{path} is no run's folder: it holds no checkpoints/best.pt",
+        hint="give a run's folder, a checkpoint or an exported file",
+    )
+
+
+def _choose(file: Path, host: PluginHost, runtime: str) -> RuntimeSpec:
+    if runtime != "auto":
+        spec = host.get(RuntimeSpec, runtime)
+        if file.suffix.lower() not in spec.suffixes:
+            raise UsageError(
+                f"the runtime {runtime} cannot run {file.name}: it takes {', '.join(spec.suffixes)}",
+                hint="leave --runtime away, and the file decides",
+            )
+        return spec
+    specs = host.specs(RuntimeSpec)
+    for spec in specs:
+        if file.suffix.lower() in spec.suffixes:
+            return spec
+    known = sorted({suffix for spec in specs for suffix in spec.suffixes})
+    missing = "\n  ".join(host.advice(RuntimeSpec, file.suffix.lstrip(".")))
+    raise UsageError(
+        f"{file} is no model file that can be run here",
+        hint=f"files end in {', '.join(known) or 'nothing: no runtime is loaded'}\n  {missing}",
+    )
+
+
+def read_ahead(paths: Iterable[Path], ahead: int = 8) -> Iterator[tuple[Path, NDArray[np.uint8] | ImageError]]:
+    """Images in order, decoded by two threads while the one before is in use; an error stands in for what cannot be
+    read. ahead: pictures kept in memory."""
+    with ThreadPoolExecutor(2, thread_name_prefix="detloom-read") as pool:
+        waiting: deque[tuple[Path, Future[NDArray[np.uint8]]]] = deque()
+        for path in paths:
+            waiting.append((path, pool.submit(read_image, path)))
+            if len(waiting) > ahead:
+                yield _finished(*waiting.popleft())
+        while waiting:
+            yield _finished(*waiting.popleft())
+
+
+def _finished(path: Path, future: Future[NDArray[np.uint8]]) -> tuple[Path, NDArray[np.uint8] | ImageError]:
+    try:
+        return path, future.result()
+    except ImageError as error:
+        return path, error
+
+
+def detect_split(
+    predictors: Sequence[Predictor],
+    split: Split,
+    class_map: ClassMap,
+    *,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[Detections]]:
+    """Each predictor over all images of a split, read once. Returns, for each predictor, detections in the order of
+    split.images and with the labels of class_map, matched by name. Raises ImageError."""
+    columns = [class_columns(predictor.class_map, class_map) for predictor in predictors]
+    found: list[list[Detections]] = [[] for _ in predictors]
+    batch: list[NDArray[np.uint8]] = []
+    for number, (_, image) in enumerate(read_ahead(image.path for image in split.images), start=1):
+        if isinstance(image, ImageError):
+            raise image
+        batch.append(image)
+        if len(batch) == batch_size or number == len(split):
+            for mine, predictor, order in zip(found, predictors, columns, strict=True):
+                mine += [relabel(one, order) for one in predictor.predict(batch)]
+            batch = []
+            progress(number, len(split))
+    return found
+
+
+def class_columns(model: ClassMap, data: ClassMap) -> NDArray[np.int64]:
+    """For each class of the model, the index of the class with the same name in the data; -1: not there."""
+    where = {name: index for index, name in enumerate(data.names)}
+    return np.array([where.get(name, -1) for name in model.names], dtype=np.int64)
+
+
+def relabel(found: Detections, columns: NDArray[np.int64]) -> Detections:
+    """Detections in the class indices of the data; those of classes that the data do not know are left out."""
+    labels = columns[found.labels]
+    keep = labels >= 0
+    masks = None if found.masks is None else tuple(m for m, k in zip(found.masks, keep, strict=True) if k)
+    return Detections(found.boxes[keep], found.scores[keep], labels[keep], masks)

@@ -1,0 +1,152 @@
+"""What an exported file says of itself, and the proof that lies beside it.
+
+`ModelManifest` is embedded in the file where the format can hold text; `ExportManifest` (`<file>.json`, beside the
+file) adds what is known only afterwards: the file's hash and how it compares with the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EMBEDDED_KEY = "detloom"
+"""The name under which the manifest stands among a file's own metadata."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(BaseModel):
+    """Frozen; keys that a later version added are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ClassEntry(Record):
+    """index: of the column in `scores`; id: the dataset's own."""
+
+    index: Annotated[int, Field(ge=0)]
+    id: int
+    name: str
+
+
+class TensorEntry(Record):
+    """One input or output of the graph. shape: `batch` where the size is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    meaning: str
+
+
+class InputRuleEntry(Record):
+    """How an image becomes the input. channels, scale, mean and std are applied inside the graph."""
+
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    resize: Literal["letterbox", "stretch"]
+    pad_value: Annotated[int, Field(ge=0, le=255)]
+    channels: Literal["rgb", "bgr"]
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class PostRuleEntry(Record):
+    """How boxes and scores become detections."""
+
+    kind: Literal["nms", "topk"]
+    score_threshold: float
+    nms_threshold: float
+    max_detections: Annotated[int, Field(ge=1)]
+    candidates: Annotated[int, Field(ge=1)]
+
+
+class DataEntry(Record):
+    """What the model was trained on: name and content digest."""
+
+    name: str = ""
+    digest: str = ""
+
+
+class CheckpointEntry(Record):
+    """metrics: of the validation when the checkpoint was written."""
+
+    file: str
+    sha256: Sha256
+    metrics: Mapping[str, float]
+
+
+class ModelManifest(Record):
+    """What a model is, what goes in and what comes out. exporter: empty for a checkpoint.
+
+    simplified: constants folded and dead nodes removed; half: 16-bit weights and arithmetic.
+    """
+
+    format: Literal[1] = 1
+    model: str
+    family: str
+    licence: str
+    classes: Annotated[tuple[ClassEntry, ...], Field(min_length=1)]
+    input: TensorEntry
+    outputs: tuple[TensorEntry, ...]
+    input_rule: InputRuleEntry
+    post_rule: PostRuleEntry
+    data: DataEntry
+    checkpoint: CheckpointEntry
+    exporter: str = ""
+    exporter_settings: Mapping[str, Any] = {}
+    half: bool = False
+    simplified: bool = False
+    versions: Mapping[str, str]
+
+
+class ParityCase(Record):
+    """One batch of images through the checkpoint and through the file.
+
+    max_box_px, max_score: largest absolute differences among the 100 boxes of each image that the checkpoint is surest
+    of; None when they cannot be compared (other shapes, or not numbers). agreement: share of the detections of either
+    that the other has too: same class, IoU at least 0.9.
+    """
+
+    images: tuple[str, ...]
+    max_box_px: float | None
+    max_score: float | None
+    agreement: float
+    detections: int
+
+
+class GateEntry(Record):
+    """The file, run by its own runtime and its own rules, against its checkpoint.
+
+    AP in 0..1 on `images` images of `split`, by one evaluator; None when there were no annotated images.
+    max_box_px, max_score: over all parity cases; parity_limits: what they may be, None where they are recorded and not
+    judged. reasons: why the file was refused.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...] = ()
+    tolerance: float
+    split: str = ""
+    images: int = 0
+    checkpoint_ap: float | None = None
+    exported_ap: float | None = None
+    difference: float | None = None
+    checkpoint_metrics: Mapping[str, float] = {}
+    exported_metrics: Mapping[str, float] = {}
+    max_box_px: float | None
+    max_score: float | None
+    parity_limits: Mapping[str, float] | None
+    batch_sizes: tuple[int, ...]
+    parity: tuple[ParityCase, ...]
+
+
+class ExportManifest(ModelManifest):
+    """The whole story of one exported file. runtime: what ran the file in the gate; created: ISO 8601, UTC."""
+
+    file: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+    created: str
+    runtime: str
+    gate: GateEntry
