@@ -130,7 +130,7 @@ def draw_label(canvas: Image, text: str, corner: tuple[int, int], colour: Colour
     y = corner[1] - tab_height if corner[1] >= tab_height else max(corner[1], 0)
     y = int(np.clip(y, 0, max(canvas.shape[0] - tab_height, 0)))
     cv2.rectangle(canvas, (x, y), (x + tab_width, y + tab_height), colour, cv2.FILLED)
-    letters = (0, 0, 0) if _luminance(colour) > 0.3 else (255, 255, 255)
+    letters = (0, 0, 0) if _luminance(colour) > 0.26 else (255, 255, 255)
     cv2.putText(canvas, text, (x + pad, y + pad // 2 + height), FONT, scale, letters, weight, cv2.LINE_AA)
 
 
