@@ -30,17 +30,25 @@ def data_dir() -> Path:
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `detloom ARGS` in a process of its own, in an empty folder; returns the finished process."""
 
-    def call(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None,
-             timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def call(
+        *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("DETLOOM_") or k == "DETLOOM_TEST_DATA"}
         environment.update(
-            PYTHONPATH=os.pathsep.join(IMPORT_ROOTS), OMP_NUM_THREADS="1", DETLOOM_CACHE=str(tmp_path / "cache"),
+            PYTHONPATH=os.pathsep.join(IMPORT_ROOTS),
+            OMP_NUM_THREADS="1",
+            DETLOOM_CACHE=str(tmp_path / "cache"),
             COLUMNS="120",
         )
         environment.update(env or {})
         return subprocess.run(
             [sys.executable, "-m", "detloom", *map(str, arguments)],
-            capture_output=True, text=True, env=environment, cwd=cwd or tmp_path, timeout=timeout, check=False,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=cwd or tmp_path,
+            timeout=timeout,
+            check=False,
         )
 
     return call

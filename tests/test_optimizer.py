@@ -44,10 +44,13 @@ def test_the_fused_optimizers_equal_torchs_plain_loop(name: str) -> None:
     config = TrainingConfig(optimizer=name, lr=0.01, weight_decay=0.01, momentum=0.8)
     optimizer = build_optimizer(ours, config)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    groups = [{"params": [p for p in plain.parameters() if p.ndim > 1], "weight_decay": 0.01},
-              {"params": [p for p in plain.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in plain.parameters() if p.ndim > 1], "weight_decay": 0.01},
+        {"params": [p for p in plain.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     reference = (
-        torch.optim.SGD(groups, lr=0.01, momentum=0.8, nesterov=True, foreach=False) if name == "sgd"
+        torch.optim.SGD(groups, lr=0.01, momentum=0.8, nesterov=True, foreach=False)
+        if name == "sgd"
         else kinds[name](groups, lr=0.01, betas=(0.8, 0.999), foreach=False)
     )
     for _ in range(4):

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 
 class TinyDetector(Detector):
-    def __init__(self, class_names: Sequence[str], size: tuple[int, int] = (64, 64), *, norm: bool = True,
-                 dropout: float = 0.1) -> None:
+    def __init__(
+        self, class_names: Sequence[str], size: tuple[int, int] = (64, 64), *, norm: bool = True, dropout: float = 0.1
+    ) -> None:
         super().__init__(class_names, InputRule(size=size, scale=1 / 255), PostRule(kind="nms"))
         layer = nn.BatchNorm2d(8) if norm else nn.Identity()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), layer, nn.ReLU())

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from detloom_schemas.base import Settings
-from detloom_schemas.config import RunConfig, ValidationConfig
 from pydantic import ValidationError
 
 from detloom.data.dataset import ClassMap
@@ -20,6 +18,8 @@ from detloom.errors import CheckpointError, ConfigError, Mistake
 from detloom.geometry import InputRule, PostRule
 from detloom.specs import LossSpec, ModelContext, ModelSpec
 from detloom.train.checkpoint import BEST, read_checkpoint
+from detloom_schemas.base import Settings
+from detloom_schemas.config import RunConfig, ValidationConfig
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class TrainedModel:
     """A detector as a checkpoint holds it, with all that is needed to use it. size and rules are the detector's own.
 
-    config_values: the flat configuration of its run; data: name and digest; metrics: of the validation.
+    config: of its run, with origins (`detloom.config.load_saved` takes it); data: name and digest; metrics: of the
+    validation when it was saved.
     """
 
     detector: Detector
@@ -39,7 +40,7 @@ class TrainedModel:
     post_rule: PostRule
     spec: ModelSpec
     settings: Settings
-    config_values: Mapping[str, Any]
+    config: Mapping[str, Any]
     data: Mapping[str, Any]
     metrics: Mapping[str, float]
     path: Path
@@ -73,9 +74,7 @@ def build_losses(
     for role in ("classification", "box"):
         chosen = getattr(config.loss, role)
         if chosen is not None and role not in spec.loss_roles:
-            mistakes.append(
-                Mistake(f"loss.{role}", "", f"{spec.name} takes no loss of this role", "remove the key")
-            )
+            mistakes.append(Mistake(f"loss.{role}", "", f"{spec.name} takes no loss of this role", "remove the key"))
     for role, own in spec.loss_roles.items():
         chosen = getattr(config.loss, role, None)
         loss = host.get(LossSpec, chosen or own)
@@ -123,7 +122,7 @@ def describe(
     spec_name: str,
     settings: Settings,
     class_map: ClassMap,
-    values: Mapping[str, Any],
+    config: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The part of a checkpoint that says what the weights are."""
@@ -135,7 +134,7 @@ def describe(
             "input_rule": _plain(detector.input_rule.to_dict()),
             "post_rule": detector.post_rule.to_dict(),
         },
-        "config": dict(values),
+        "config": dict(config),
         "data": dict(data),
     }
 
@@ -165,9 +164,7 @@ def load_model(path: Path, host: PluginHost, device: str = "cpu") -> TrainedMode
     try:
         detector.load_saved_state(weights)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{file} does not fit {spec.name}: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        raise CheckpointError(f"{file} does not fit {spec.name}: {str(error).splitlines()[-1].strip()}") from error
     detector.eval().to(torch.device(device))
     return TrainedModel(
         detector,

@@ -1,9 +1,9 @@
-# ruff: noqa: TID253
 """One training run, from a resolved configuration to a report. The data walk forward through these functions."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -20,13 +20,24 @@ from detloom.data.load import load_dataset
 from detloom.errors import ConfigError, Mistake, RunInterrupted, UsageError
 from detloom.events import RunFinished, RunStarted
 from detloom.files import write_text
-from detloom.finish import finish_run
+from detloom.finish import finish_run, record_data
 from detloom.logging_fanout import LoggerFanout
-from detloom.run_folder import RunFolder, create_folder, default_name, log_to, newest_resumable
+from detloom.model import build_losses, input_size
+from detloom.progress import Reading
+from detloom.run_folder import (
+    RunRecorder,
+    command_line,
+    create_folder,
+    default_name,
+    device_name,
+    log_to,
+    newest_resumable,
+)
 from detloom.specs import ExporterSpec, LoggerContext, LoggerSpec, ModelSpec, TrackedConfig, Tracker
 from detloom.train.assemble import build_model, choose_device, find_weights
 from detloom.train.checkpoint import read_newest
 from detloom.train.session import Session, Surroundings
+from detloom_schemas.run_files import DataIdentity, LoggerRecord, ModelRecord
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
@@ -41,24 +52,26 @@ def train_run(
 ) -> int:
     """Train, evaluate, export and report. resume: a run's folder, or `auto` for the newest unfinished run.
 
-    Returns the exit code. Raises DetloomError for whatever stops the run, after the run's folder says so too.
+    Returns the exit code. Raises DetloomError for whatever stops the run, after run.json says so too.
     """
-    folder = _folder_to_resume(resume, resolved) if resume is not None else None
+    folder = folder_to_resume(resume, resolved) if resume is not None else None
     if folder is not None:
-        saved = load_saved(folder / "config.yaml", host)
-        # What was set then, and on top of it what is set now: a longer training, another device.
-        resolved = resolve(host, [*saved.user_layers, *resolved.user_layers])
+        resolved = config_to_resume(folder, resolved, host)
     trackers = open_trackers(resolved, host)
-    resolved = connect_trackers(resolved, host, trackers)
+    resolved = connect_trackers(resolved, trackers)
     check_early(resolved, host)
-    dataset = load_dataset(resolved, host, progress=None)
-    resolved = with_data_facts(resolved, dataset)
+    with Reading("reading the data") as reading:
+        dataset = load_dataset(resolved, host, progress=reading.update)
+    resolved = resolved.with_data({"model.num_classes": len(dataset.class_map)}, place=dataset.name)
     if folder is None:
-        folder = _new_folder(resolved, dataset)
-    with log_to(folder / "log.txt"):
-        record = RunFolder(folder, resolved, host, dataset, list(argv))
-        with record.status_kept(), stop_signals() as signalled:
-            return _run(Given(resolved, host, dataset, folder, record, trackers), signalled, resume is not None)
+        name = resolved.config.experiment.name or default_name(
+            resolved.config.model.type, dataset.name, resolved.hash()
+        )
+        folder = create_folder(Path(resolved.config.experiment.output_dir), name)
+    recorder = RunRecorder(folder, resolved, host, command_line(list(argv)))
+    with log_to(folder / "log.txt"), status_kept(recorder), stop_signals() as signalled:
+        _run(Given(resolved, host, dataset, recorder, trackers), signalled, resumed=resume is not None)
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,54 +81,95 @@ class Given:
     resolved: ResolvedConfig
     host: PluginHost
     dataset: Dataset
-    folder: Path
-    record: RunFolder
+    recorder: RunRecorder
     trackers: Mapping[str, Tracker]
 
 
-def _run(given: Given, signalled: threading.Event, resumed: bool) -> int:
+def _run(given: Given, signalled: threading.Event, *, resumed: bool) -> None:
     """From settled data to a report, inside the run's folder."""
-    resolved, host, dataset = given.resolved, given.host, given.dataset
-    model = build_model(resolved, host, dataset)
-    for line in model.notes:
-        log.info("%s", line)
-    given.record.note_model(model)
+    folder, host, recorder = given.recorder.folder, given.host, given.recorder
+    write_text(folder / "config.yaml", given.resolved.to_yaml())
+    record_data(folder, given.dataset)
 
     def stop_requested() -> bool:
         return signalled.is_set() or any(tracker.stop_requested() for tracker in given.trackers.values())
 
-    session = Session(Surroundings(resolved, host, dataset, given.folder, stop_requested), model)
+    model = build_model(given.resolved, host, given.dataset)
+    session = Session(Surroundings(given.resolved, host, given.dataset, recorder, stop_requested), model)
     if resumed:
-        session.resume_from(*read_newest(given.folder / "checkpoints"))
+        session.resume_from(*read_newest(folder / "checkpoints"))
     fanout = open_loggers(given, session)
-    given.record.start(session)
-    names = dataset.class_map.names
-    host.notify("run_started", RunStarted(given.folder, given.folder.name, resolved.values(), names))
-    status, error, metrics = "failed", "", {}
+    describe_start(given, session)
+    names = given.dataset.class_map.names
+    host.notify("run_started", RunStarted(folder, folder.name, given.resolved.values(), names))
+    status, error = "failed", ""
     try:
         status = session.train(fanout)
         if status == "interrupted":
             raise RunInterrupted(
-                f"stopped at step {session.loop.progress.step}; the state is saved",
-                hint=f"go on with: detloom train --resume {given.folder}",
+                f"stopped at step {session.loop.progress.step} of {session.plan.total_steps}; the state is saved",
+                hint=f"go on with: detloom train --resume {folder}",
             )
-        metrics = finish_run(given.record, session, fanout)
-        status = "completed"
+        finish_run(session, fanout)
     except BaseException as failure:
         error = str(failure) or type(failure).__name__
         raise
     finally:
-        with contextlib.suppress(Exception):
-            fanout.close(status)
-        given.record.note_loggers(fanout)
-        host.notify("run_finished", RunFinished(given.folder, status, error, metrics))
-    return 0
+        fanout.close(status)
+        recorder.update(loggers=tuple(LoggerRecord(**row) for row in fanout.summary()))
+        host.notify("run_finished", RunFinished(folder, status, error, recorder.record.metrics))
+
+
+def describe_start(given: Given, session: Session) -> None:
+    """What run.json says from the first step on, and what people see before it."""
+    model, dataset = session.model, given.dataset
+    size = session.detector.input_rule.size
+    given.recorder.update(
+        device=device_name(session.device),
+        precision=str(session.precision).removeprefix("torch."),
+        data=DataIdentity(name=dataset.name, digest=dataset.digest),
+        classes=dataset.class_map.names,
+        model=ModelRecord(
+            type=given.host.qualified(model.spec),
+            parameters=sum(parameter.numel() for parameter in session.detector.parameters()),
+            resolution=size,
+            licence=model.spec.licence,
+            weights=model.notes,
+        ),
+    )
+    counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
+    batch = session.config.training.batch_size * session.config.training.gradient_accumulation
+    for line in (
+        f"run      {given.recorder.folder}",
+        f"data     {dataset.name}: {counts} images, {len(dataset.class_map)} classes, digest {dataset.digest[:12]}",
+        f"model    {model.spec.name} at {size[0]}x{size[1]} on {session.device}, {given.recorder.record.precision}",
+        f"plan     {session.plan.total_epochs} epochs, {session.plan.total_steps} steps of {batch} images",
+        *model.notes,
+    ):
+        log.info("%s", line)
+    for warning in model.warnings:
+        given.recorder.warn(warning)
+
+
+@contextlib.contextmanager
+def status_kept(recorder: RunRecorder) -> Iterator[None]:
+    """run.json tells how the run ended, however it ended."""
+    recorder.update(status="running", error="", finished="")
+    try:
+        yield
+    except (RunInterrupted, KeyboardInterrupt) as stop:
+        recorder.close("interrupted", getattr(stop, "message", "stopped by the user"))
+        raise
+    except BaseException as failure:
+        recorder.close("failed", getattr(failure, "message", None) or f"{type(failure).__name__}: {failure}")
+        raise
+    recorder.close("completed")
 
 
 # ---- before the run ---------------------------------------------------------------------------------------------
 
 
-def _folder_to_resume(resume: str, resolved: ResolvedConfig) -> Path:
+def folder_to_resume(resume: str, resolved: ResolvedConfig) -> Path:
     if resume == "auto":
         output = Path(resolved.config.experiment.output_dir)
         found = newest_resumable(output)
@@ -126,6 +180,13 @@ def _folder_to_resume(resume: str, resolved: ResolvedConfig) -> Path:
     if not (folder / "config.yaml").is_file():
         raise UsageError(f"{folder} is not a run's folder (no config.yaml)", hint="give the folder of a run")
     return folder
+
+
+def config_to_resume(folder: Path, resolved: ResolvedConfig, host: PluginHost) -> ResolvedConfig:
+    """The run's own configuration, to the letter; what the user sets now stands on top of what was set then."""
+    saved = load_saved(folder, host)
+    now = [layer for layer in resolved.user_layers if layer.entries]
+    return resolve(host, [*saved.user_layers, *now]) if now else saved
 
 
 def open_trackers(resolved: ResolvedConfig, host: PluginHost) -> dict[str, Tracker]:
@@ -141,12 +202,8 @@ def open_trackers(resolved: ResolvedConfig, host: PluginHost) -> dict[str, Track
     return trackers
 
 
-def connect_trackers(
-    resolved: ResolvedConfig, host: PluginHost, trackers: Mapping[str, Tracker]
-) -> ResolvedConfig:
+def connect_trackers(resolved: ResolvedConfig, trackers: Mapping[str, Tracker]) -> ResolvedConfig:
     """Show the configuration to each tracker and take its edits, typed and checked like everything else."""
-    import json
-
     for tracker in trackers.values():
         values = {key: json.dumps(value) for key, value in resolved.values().items()}
         origins = {key: origin.kind for key, origin in resolved.origins.items()}
@@ -169,6 +226,8 @@ def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:
             mistakes.extend(error.mistakes)
 
     spec = host.get(ModelSpec, config.model.type)
+    attempt(lambda: input_size(config.training.resolution, spec))
+    attempt(lambda: build_losses(config, spec, resolved, host))
     attempt(lambda: choose_device(config.training.device))
     if config.model.pretrain_weights not in {"auto", "official", "none"}:
         attempt(lambda: find_weights(config.model.pretrain_weights, spec))
@@ -187,39 +246,12 @@ def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:
         raise UsageError(f"cannot write below {existing}", hint="give another place with --output-dir")
 
 
-def with_data_facts(resolved: ResolvedConfig, dataset: Dataset) -> ResolvedConfig:
-    """The data decide the number of classes; a number that was given must agree."""
-    given, found = resolved.config.model.num_classes, len(dataset.class_map)
-    if given is not None and given != found:
-        origin = resolved.origins["model.num_classes"]
-        names = ", ".join(dataset.class_map.names[:10])
-        raise ConfigError(
-            [
-                Mistake(
-                    "model.num_classes",
-                    origin.place,
-                    f"{given} was given, the data have {found} classes: {names}",
-                    "leave the key out: the data decide",
-                )
-            ]
-        )
-    return resolved.with_data({"model.num_classes": found})
-
-
-def _new_folder(resolved: ResolvedConfig, dataset: Dataset) -> Path:
-    config = resolved.config
-    name = config.experiment.name or default_name(config.model.type, dataset.name, resolved.hash())
-    folder = create_folder(Path(config.experiment.output_dir), name)
-    write_text(folder / "config.yaml", resolved.to_yaml())
-    return folder
-
-
 def open_loggers(given: Given, session: Session) -> LoggerFanout:
     """The chosen loggers and the trackers, behind one front that keeps their faults away from the run."""
     host, resolved = given.host, given.resolved
     context = LoggerContext(
-        run_dir=given.folder,
-        run_name=given.folder.name,
+        run_dir=given.recorder.folder,
+        run_name=given.recorder.folder.name,
         total_steps=session.plan.total_steps,
         total_epochs=session.plan.total_epochs,
         resume_step=session.loop.progress.step,
@@ -260,5 +292,3 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -11,13 +11,18 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detloom.errors import DetloomError, UsageError
+from detloom.files import write_json
+from detloom_schemas.run_files import GitState, ModelRecord, PluginUse, RunRecord, RunStatus
 
 if TYPE_CHECKING:
+    import torch
+
     from detloom.config import ResolvedConfig
     from detloom.host import PluginHost
 
@@ -87,12 +92,9 @@ def versions() -> dict[str, str]:
 
 
 def plugins_in_use(resolved: ResolvedConfig, host: PluginHost) -> list[dict[str, str]]:
-    """The distributions whose specs this run uses."""
-    used = {plugin.name: plugin for plugin in host.plugins if plugin.status == "ok"}
-    return [
-        {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
-        for plugin in used.values()
-    ]
+    """The plugins whose specs this run's configuration names."""
+    used = {info.name: info for info in (host.plugin_of(pick.spec) for pick in resolved.chosen)}
+    return [{"name": i.name, "distribution": i.distribution, "version": i.version} for i in used.values()]
 
 
 def git_state(folder: Path) -> dict[str, Any]:
@@ -136,7 +138,49 @@ def command_line(argv: list[str]) -> str:
     return shlex.join([*start.split(), *argv])
 
 
-def hostname_free_environment() -> dict[str, str]:
+def shaping_environment() -> dict[str, str]:
     """What of the environment shapes numbers: thread counts and determinism switches, never secrets."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES")
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def device_name(device: torch.device) -> str:
+    """`cuda:0 (NVIDIA ...)` or `cpu`."""
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+class RunRecorder:
+    """Keeps run.json true while the run goes on: each change is written at once, whole."""
+
+    def __init__(self, folder: Path, resolved: ResolvedConfig, host: PluginHost, command: str) -> None:
+        config = resolved.config
+        self.folder = folder
+        self._clock = time.monotonic()
+        self.record = RunRecord(
+            name=folder.name,
+            status="running",
+            started=now(),
+            command=command,
+            seed=config.training.seed,
+            project=config.experiment.project,
+            tags=config.experiment.tags,
+            versions=versions(),
+            environment=shaping_environment(),
+            plugins=tuple(PluginUse(**row) for row in plugins_in_use(resolved, host)),
+            git=GitState(**git_state(Path.cwd())),
+            model=ModelRecord(type=config.model.type),
+        )
+
+    def update(self, **changes: Any) -> None:
+        self.record = self.record.model_copy(update=changes)
+        write_json(self.folder / "run.json", self.record.to_json())
+
+    def warn(self, message: str) -> None:
+        """To the log and into the report."""
+        log.warning("%s", message)
+        self.update(warnings=(*self.record.warnings, message))
+
+    def close(self, status: RunStatus, error: str = "") -> None:
+        self.update(status=status, error=error, finished=now(), duration_s=round(time.monotonic() - self._clock, 3))

@@ -96,6 +96,8 @@ class RunRecord(RunFile):
     finished: str = ""
     duration_s: float | None = None
     command: str = ""
+    project: str = ""
+    tags: tuple[str, ...] = ()
     seed: int | None = None
     device: str = ""
     precision: str = ""

@@ -4,27 +4,29 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from detloom_schemas.config import TrainingConfig
 
+from detloom.data.dataset import ClassMap
 from detloom.detector import Detector
-from detloom.errors import ConfigError, Mistake, UnreachableError
+from detloom.errors import CheckpointError, ConfigError, Mistake, UnreachableError, WeightsError
 from detloom.model import build_detector, build_losses, input_size
 from detloom.specs import ModelSpec, WeightsFile
+from detloom.train.checkpoint import read_checkpoint
 from detloom.train.optimizer import freeze_backbone
 from detloom.train.seeding import seed_torch
 from detloom.weights import fetch_weights, read_weights
+from detloom_schemas.config import TrainingConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from detloom.config import ResolvedConfig
     from detloom.data.dataset import Dataset
     from detloom.host import PluginHost
-
-log = logging.getLogger("detloom")
 
 
 def choose_device(name: str) -> torch.device:
@@ -39,9 +41,7 @@ def choose_device(name: str) -> torch.device:
     }
     if not here[device.type]:
         found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["no CUDA device"]
-        raise ConfigError(
-            [Mistake("training.device", "", f"{name!r} is not here", f"found: cpu, {', '.join(found)}")]
-        )
+        raise ConfigError([Mistake("training.device", "", f"{name!r} is not here", f"found: cpu, {', '.join(found)}")])
     return device
 
 
@@ -103,11 +103,15 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
         except UnreachableError as error:
             if wanted == "official":
                 raise
-            return None, None, [
-                f"RANDOM WEIGHTS: the published weights of {spec.name} could not be had ({error.message}); "
-                "results will be far below a fine-tuned model. Give a file with --weights, or --weights official to "
-                "stop instead"
-            ]
+            return (
+                None,
+                None,
+                [
+                    f"RANDOM WEIGHTS: the published weights of {spec.name} could not be had ({error.message}); "
+                    "results will be far below a fine-tuned model. Give a file with --weights, or --weights official to "
+                    "stop instead"
+                ],
+            )
     path = Path(wanted).expanduser()
     if not path.is_file():
         raise ConfigError(
@@ -126,17 +130,27 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
 
 def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig) -> tuple[list[str], list[str]]:
     model = resolved.config.model
-    path, known, warnings = find_weights(model.pretrain_weights, spec)
+    path, official, warnings = find_weights(model.pretrain_weights, spec)
     if path is None:
         return [], warnings
-    weights = read_weights(path)
-    names = weights.class_names or (known.class_names if known else ())
-    report = detector.load_pretrained(weights.tensors, names, str(path))
+    tensors, names = _read(path, official or next(iter(spec.weights), None))
+    report = detector.load_pretrained(tensors, names, str(path))
     if model.strict_weights and (report.mismatched or report.missing or report.unexpected):
-        raise ConfigError(
-            [Mistake("model.strict_weights", "", "the weights do not fit exactly", "\n    ".join(report.lines()))]
+        raise WeightsError(
+            f"model.strict_weights: {path} does not fit {spec.name} exactly",
+            hint="\n  ".join([*report.lines(), "leave model.strict_weights off to go on with what fits"]),
         )
-    if known is not None:
-        log.info("licence of the weights: %s", known.licence)
-    return report.lines(), warnings
+    notes = report.lines()
+    if official is not None:
+        notes.append(f"  licence of the weights: {official.licence}")
+    return notes, warnings
 
+
+def _read(path: Path, like: WeightsFile | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Tensors of a file and the class names of its head: a checkpoint says them itself; a plain file is taken to hold
+    the classes of the family's published weights (the family compares their number with the head's rows)."""
+    try:
+        payload = read_checkpoint(path)
+    except CheckpointError:
+        return read_weights(path), like.class_names if like is not None else ()
+    return payload["weights"], ClassMap.from_list(payload["model"]["classes"]).names

@@ -79,7 +79,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_newest(folder: Path) -> tuple[dict[str, Any], Path]:
-    """The newest state that is whole: `last.pt`, else `previous.pt`, saying what was skipped. Raises CheckpointError."""
+    """The newest whole state: `last.pt`, else `previous.pt`, saying what was skipped. Raises CheckpointError."""
     problems: list[str] = []
     for name in (LAST, PREVIOUS):
         path = folder / name

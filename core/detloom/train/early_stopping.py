@@ -19,9 +19,7 @@ class BestSoFar:
 
     def update(self, value: float, epoch: int) -> bool:
         """True when `value` is the best yet. For patience, only an improvement above `min_delta` counts."""
-        gain = (
-            None if self.best is None else (self.best - value if self.lower_is_better else value - self.best)
-        )
+        gain = None if self.best is None else (self.best - value if self.lower_is_better else value - self.best)
         self.waited = 0 if gain is None or gain > self.min_delta else self.waited + 1
         if gain is None or gain > 0:
             self.best, self.best_epoch = value, epoch

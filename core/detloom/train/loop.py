@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from detloom_schemas.config import TrainingConfig
 from torch import Tensor
 
 from detloom.data.loader import Batch
@@ -23,6 +22,7 @@ from detloom.train.memory import memory_mb
 from detloom.train.optimizer import keep_frozen_in_eval
 from detloom.train.schedule import Schedule
 from detloom.train.seeding import seed_torch
+from detloom_schemas.config import TrainingConfig
 
 
 class BatchSource(Protocol):
@@ -80,7 +80,7 @@ class LoopPlan:
         return epoch >= self.eval_start_epoch and (epoch + 1) % self.eval_interval == 0
 
 
-class TrainingDiverged(DetloomError):
+class TrainingDivergedError(DetloomError):
     """The loss is not a number any more; nothing after the last checkpoint was kept."""
 
 
@@ -126,6 +126,9 @@ class Loop:
             self.hooks.epoch_finished(epoch, self.progress.step, metrics)
             if self.best.exhausted:
                 return "stopped early"
+            if not self.progress.finished and self.hooks.stop_requested():
+                self.hooks.save("last", {})
+                return "interrupted"
         return "completed"
 
     def _train_epoch(self, epoch: int) -> bool:
@@ -237,7 +240,7 @@ class Loop:
         if not means:
             return
         if not math.isfinite(means["loss"]):
-            raise TrainingDiverged(
+            raise TrainingDivergedError(
                 f"the loss is {means['loss']} at step {self.progress.step} (epoch {epoch + 1})",
                 hint="lower training.lr, lengthen training.warmup_epochs, set training.gradient_clip (10 or less) or "
                 "use training.precision=fp32; the last checkpoint is whole and --resume starts from it",

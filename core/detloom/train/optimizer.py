@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detloom_schemas.config import TrainingConfig
 from torch import nn
 
 from detloom.detector import Detector
+from detloom_schemas.config import TrainingConfig
 
 _NORMS_AND_EMBEDDINGS = (
     nn.modules.batchnorm._BatchNorm,
@@ -59,9 +59,7 @@ def parameter_groups(detector: Detector, rates: Rates) -> list[dict[str, Any]]:
         for module in group.modules:
             for parameter in module.parameters():
                 if id(parameter) in seen:
-                    raise ValueError(
-                        f"layer groups {seen[id(parameter)]!r} and {group.name!r} share a parameter"
-                    )
+                    raise ValueError(f"layer groups {seen[id(parameter)]!r} and {group.name!r} share a parameter")
                 seen[id(parameter)] = group.name
                 if not parameter.requires_grad:
                     continue

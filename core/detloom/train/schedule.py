@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from detloom_schemas.config import TrainingConfig
     from torch.optim import Optimizer
+
+    from detloom_schemas.config import TrainingConfig
 
 Curve = Literal["cosine", "multistep", "exponential", "step", "constant"]
 

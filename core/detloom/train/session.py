@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from detloom.data.dataset import Dataset
     from detloom.host import PluginHost
     from detloom.logging_fanout import LoggerFanout
+    from detloom.run_folder import RunRecorder
 
 log = logging.getLogger("detloom")
 
@@ -45,7 +46,7 @@ class Surroundings:
     resolved: ResolvedConfig
     host: PluginHost
     dataset: Dataset
-    folder: Path
+    recorder: RunRecorder
     stop_requested: Callable[[], bool]
 
 
@@ -54,6 +55,7 @@ class Session:
 
     def __init__(self, around: Surroundings, model: BuiltModel) -> None:
         self.around, self.model = around, model
+        self.folder = around.recorder.folder
         self.config = around.resolved.config
         self.device = choose_device(self.config.training.device)
         self.precision = choose_precision(self.config.training, self.device)
@@ -123,9 +125,7 @@ class Session:
 
     def _loop(self) -> Loop:
         optimizer = build_optimizer(self.detector, self.config.training)
-        schedule = Schedule(
-            optimizer, plan_of(self.config.training, self.plan.total_steps, self.plan.steps_per_epoch)
-        )
+        schedule = Schedule(optimizer, plan_of(self.config.training, self.plan.total_steps, self.plan.steps_per_epoch))
         hooks = Hooks(
             log=self._log,
             evaluate=self._evaluate_epoch,
@@ -172,13 +172,13 @@ class Session:
             evaluation, _, losses = self.evaluate_split(self.val_split)
         return {**evaluation.scalars("val"), **{f"val/{name}": value for name, value in losses.items()}}
 
-    def evaluate_split(self, split: Split) -> tuple[Evaluation, list[Detections], dict[str, float]]:
-        """With the weights that the detector has now. Returns numbers, detections in the order of the images, losses."""
+    def evaluate_split(
+        self, split: Split, *, full_precision: bool = False
+    ) -> tuple[Evaluation, list[Detections], dict[str, float]]:
+        """With the weights that the detector has now. Returns numbers, detections by image, losses."""
         dataset = self.around.dataset
-        evaluator = COCOEvaluator(
-            split, dataset.class_map, max_detections=self.config.validation.max_detections
-        )
-        autocast = None if self.precision == torch.float32 else self.precision
+        evaluator = COCOEvaluator(split, dataset.class_map, max_detections=self.config.validation.max_detections)
+        autocast = None if full_precision or self.precision == torch.float32 else self.precision
         evaluation = evaluator.evaluate(
             self.detector, self.eval_loader(split), PassOptions(autocast=autocast, loss=True)
         )
@@ -188,13 +188,13 @@ class Session:
         values = {**metrics, "epoch/time_s": time.perf_counter() - self._epoch_started}
         self._epoch_started = time.perf_counter()
         self._log(values, step, epoch)
-        self.around.host.notify("epoch_finished", EpochFinished(self.around.folder, epoch, step, dict(values)))
+        self.around.host.notify("epoch_finished", EpochFinished(self.folder, epoch, step, dict(values)))
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
     @property
     def _checkpoints(self) -> Path:
-        return self.around.folder / "checkpoints"
+        return self.folder / "checkpoints"
 
     def _save(self, kind: str, metrics: Mapping[str, float]) -> None:
         progress = self.loop.progress
@@ -206,7 +206,7 @@ class Session:
                 self.around.host.qualified(self.model.spec),
                 self.around.resolved.settings(self.model.spec),
                 self.around.dataset.class_map,
-                self.around.resolved.values(),
+                self.around.resolved.to_dict(),
                 {"name": self.around.dataset.name, "digest": self.around.dataset.digest},
             ),
             **note,
@@ -215,7 +215,7 @@ class Session:
         if kind == "last":
             payload["training"] = self.loop.state_dict()
         path = save_checkpoint(self._checkpoints, BEST if kind == "best" else LAST, payload, note)
-        event = CheckpointSaved(self.around.folder, path, progress.epoch, kind == "best")
+        event = CheckpointSaved(self.folder, path, progress.epoch, kind == "best")
         self.around.host.notify("checkpoint_saved", event)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -248,4 +248,3 @@ class Session:
         self.detector.load_saved_state(payload["weights"])
         self.detector.eval()
         return payload
-
