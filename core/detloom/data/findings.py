@@ -24,7 +24,11 @@ CODES: dict[str, Code] = {
     # Errors: they stop a training, unless allowed.
     "not-coco": Code("error", "this json is not a COCO annotation file", _LEFT_OUT),
     "json-syntax": Code("error", "this file is not valid json", "export it again; the place of the fault is given"),
-    "missing-image": Code("error", "the image file was not found", _LEFT_OUT),
+    "missing-image": Code(
+        "error",
+        "the image file was not found",
+        "looked beside the annotation file, in images/ and in the folder given with --images; " + _LEFT_OUT,
+    ),
     "corrupt-image": Code("error", "the image file is damaged", _LEFT_OUT),
     "truncated-image": Code("error", "the image file ends too early", "copy it again; " + _LEFT_OUT),
     "image-too-large": Code("error", "the image has more pixels than is sane", _LEFT_OUT),
@@ -65,6 +69,9 @@ CODES: dict[str, Code] = {
     ),
     "class-without-objects": Code("warning", "a class has no object at all", "it stays a class of the model"),
     "class-missing-in-split": Code("warning", "a class has objects in one split and none in another"),
+    "split-without-annotations": Code(
+        "warning", "the folder of a split has no annotation file", "not used: put `_annotations.coco.json` into it"
+    ),
     "partial-masks": Code("warning", "some objects have a mask and some only a box", "masks train where they are"),
     "exif-raw-boxes": Code(
         "warning", "boxes were drawn on the picture before its EXIF rotation", "turned with the picture"
@@ -78,6 +85,24 @@ CODES: dict[str, Code] = {
 }
 
 
+NEVER_ALLOWED = frozenset({"no-classes", "no-images", "no-training-split", "no-validation-split"})
+"""Without these there is nothing to go on with."""
+
+IMAGE_ERRORS = frozenset(
+    {
+        "missing-image",
+        "corrupt-image",
+        "truncated-image",
+        "image-too-large",
+        "unsupported-image",
+        "path-escape",
+        "size-mismatch",
+        "duplicate-image-id",
+    }
+)
+"""Codes that leave out whole images, one for each count."""
+
+
 class DataRefusedError(DataError):
     """The check found errors that are not allowed. findings: everything that was found."""
 
@@ -85,16 +110,21 @@ class DataRefusedError(DataError):
         errors = refused(findings, allow)
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
         lines = "\n".join(f"  {describe(finding)}" for finding in errors)
-        codes = ", ".join(sorted({finding.code for finding in errors}))
-        super().__init__(
-            f"{name}: the data have {count}:\n{lines}",
-            hint=f"repair the data, or leave out what they name: --set data.allow='[{codes}]'",
-        )
+        codes = ", ".join(allowable(errors))
+        leave = f", or leave out what they name: --set data.allow='[{codes}]'" if codes else ""
+        super().__init__(f"{name}: the data have {count}:\n{lines}", hint=f"repair the data{leave}")
         self.findings = tuple(findings)
 
 
 def refused(findings: Iterable[Finding], allow: Collection[str]) -> list[Finding]:
-    return [finding for finding in findings if finding.severity == "error" and finding.code not in allow]
+    """The errors that stop a training."""
+    allowed = set(allow) - NEVER_ALLOWED
+    return [finding for finding in findings if finding.severity == "error" and finding.code not in allowed]
+
+
+def allowable(findings: Iterable[Finding]) -> list[str]:
+    """The codes among these findings that may be allowed."""
+    return sorted({finding.code for finding in findings} - NEVER_ALLOWED)
 
 
 def describe(finding: Finding) -> str:

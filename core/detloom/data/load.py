@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detloom.data.facts import Progress, cache_dir
-from detloom.data.findings import DataRefusedError, refused
+from detloom.data.findings import IMAGE_ERRORS, DataRefusedError, refused
 from detloom.data.inspect import Inspection, inspect_dataset
 from detloom.data.splitting import SplitShares
 from detloom.data.validate import ReadOptions, validate
@@ -32,6 +32,11 @@ class CheckReport:
     findings: tuple[Finding, ...]
     inspection: Inspection | None
     allow: tuple[str, ...] = ()
+
+    @property
+    def images_left_out(self) -> int:
+        """Listed images that cannot be used."""
+        return sum(finding.count for finding in self.findings if finding.code in IMAGE_ERRORS)
 
     @property
     def refused(self) -> list[Finding]:

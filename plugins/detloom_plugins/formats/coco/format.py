@@ -31,9 +31,13 @@ class COCOFormat:
         return Sniff(0.9, f"COCO json: {names}")
 
     def read(self, tree: DataTree) -> Iterator[ClassRecord | ImageRecord | Finding]:
+        from detloom.data.findings import found
         from detloom_plugins.formats.coco.reader import read_files
 
-        return read_files(tree, find_annotations(tree))
+        files = find_annotations(tree)
+        for folder in folders_without_annotations(tree, files):
+            yield found("split-without-annotations", f"{folder.name}/")
+        yield from read_files(tree, files)
 
     def write(self, dataset: Dataset, dest: Path, copy_images: bool = False) -> Sequence[Path]:
         """`train/`, `valid/`, `test/`, each with its images and `_annotations.coco.json`, and train.json, ..."""
@@ -62,6 +66,14 @@ def _split_folders(root: Path) -> dict[str, Path]:
         if len(candidates) == 1 and split not in files:
             files[split] = candidates[0]
     return files
+
+
+def folders_without_annotations(tree: DataTree, files: Mapping[str, Path]) -> list[Path]:
+    """Folders of splits that were passed over, where others have their annotations inside."""
+    if tree.annotations or not any(path.parent.name in _SPLIT_NAMES for path in files.values()):
+        return []
+    folders = [(tree.root / name, split) for name, split in _SPLIT_NAMES.items()]
+    return [folder for folder, split in folders if folder.is_dir() and split not in files]
 
 
 def _named_files(root: Path) -> dict[str, Path]:
