@@ -236,8 +236,8 @@ class RunConfig(Settings):
     """A whole run. The sections of a resolved configuration also carry the settings of its chosen plugins."""
 
     preset: Annotated[
-        str | None,
-        Field(description="named set of values that stands above the recipe and below what you write: plan"),
+        Literal["plan"] | None,
+        Field(description="named set of values that stands above the recipe and below whatever is written"),
     ] = None
     training: TrainingConfig = TrainingConfig()
     model: ModelConfig = ModelConfig()

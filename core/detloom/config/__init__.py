@@ -1,10 +1,10 @@
 """The configuration of a run: layers in, one validated and explained configuration out. Import it lazily."""
 
 from detloom.config.environment import load_env
-from detloom.config.explain import LeafInfo, explain, iter_leaves
+from detloom.config.explanation import LeafInfo, explain, iter_leaves
 from detloom.config.files import file_layer
 from detloom.config.layers import Entry, Layer, Origin, Text, mapping_layer, text_layer
-from detloom.config.resolve import resolve
+from detloom.config.resolution import resolve
 from detloom.config.resolved import ResolvedConfig
 from detloom.config.saved import load_saved
 

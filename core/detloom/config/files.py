@@ -81,10 +81,22 @@ def _read_yaml(text: str, name: str) -> tuple[list[Entry], list[Mistake]]:
     return list(_entries(node, name, "", mistakes, {})), mistakes
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: a place in a file then means one value, and nothing can contain itself."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not supported; write the value out", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
 def _compose(text: str, name: str) -> yaml.Node | None:
     try:
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
         return node
+    except RecursionError:
+        raise _FileError(Mistake(name, name, "is nested too deeply")) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -112,21 +124,18 @@ def _entries(
             continue
         seen[key] = place
         try:
-            yield Entry(key, _value(value_node, ()), place)
+            yield Entry(key, _value(value_node), place)
         except ValueError as error:
             mistakes.append(Mistake(key, _place(value_node, name), str(error)))
 
 
-def _value(node: yaml.Node, above: tuple[int, ...]) -> Any:
-    if id(node) in above:
-        raise ValueError("an anchor contains itself")
+def _value(node: yaml.Node) -> Any:
     if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
         raise ValueError(f"the tag {node.tag} is not allowed")
-    above = (*above, id(node))
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, above) for item in node.value]
+        return [_value(item) for item in node.value]
     if isinstance(node, yaml.MappingNode):
-        return {str(_value(key, above)): _value(value, above) for key, value in node.value}
+        return {str(_value(key)): _value(value) for key, value in node.value}
     # Plain scalars stay text until their field is known: YAML 1.1 would make `1e-4` a string and `no` false.
     plain = isinstance(node, yaml.ScalarNode) and node.style is None
     return Text(node.value) if plain else str(node.value)
@@ -139,12 +148,12 @@ def _place(node: yaml.Node, name: str) -> str:
 def parse_flow(text: str) -> Any:
     """`[a, b]`, `{a: 1}` or `"quoted"` as typed on a command line. Raises ValueError when it is none of them."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+        node = yaml.compose(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError("not a list") from error
     if node is None:
         raise ValueError("empty")
-    return _value(node, ())
+    return _value(node)
 
 
 # --- JSON ---

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detloom.config.layers import ORIGIN_KINDS, Entry, Layer, Origin
-from detloom.config.resolve import restore
+from detloom.config.resolution import restore
 from detloom.config.resolved import ResolvedConfig
 from detloom.errors import DetloomError
 from detloom.host import PluginHost

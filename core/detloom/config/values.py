@@ -66,6 +66,8 @@ def _readings(raw: Any, wants_list: bool) -> Iterator[Any]:
         yield literal(parts)
     yield natural(raw)
     yield literal(raw)
+    if isinstance(raw, Text):
+        yield str(raw)
 
 
 def natural(raw: Any) -> Any:
@@ -81,7 +83,7 @@ def natural(raw: Any) -> Any:
         return None
     if text.lower() in _TRUTHS:
         return _TRUTHS[text.lower()]
-    if _INT.fullmatch(text):
+    if _INT.fullmatch(text) and len(text) < 400:  # Python refuses to read integers of some thousand digits
         return int(text)
     if _FLOAT.fullmatch(text):
         return float(text)

@@ -66,13 +66,14 @@ class _Resolution:
                 self.written.setdefault(entry.key, []).append((layer, entry))
         self.recipe: dict[str, Any] = {}
         self.recipe_place = ""
+        self.preset_name = ""
         self.preset: Mapping[str, object] = {}
         self.unresolved: set[str] = set()
 
     def result(self) -> ResolvedConfig:
         chosen = choose(self.host, self._picks())
         model = compose(chosen)
-        leaves = {leaf.key: leaf for leaf in leaves_of(model, _defaults(model))}
+        leaves = {leaf.key: leaf for leaf in leaves_of(model, model())}
         self._place_entries(leaves, chosen)
         winners = {key: self._winner(leaf) for key, leaf in leaves.items()}
         config = self._validated(model, winners)
@@ -99,12 +100,8 @@ class _Resolution:
 
     def _take_preset(self) -> None:
         leaf = next(leaf for leaf in leaves_of(RunConfig) if leaf.key == "preset")
-        won = self._winner(leaf, quietly=True)
-        if isinstance(won.value, str):
-            self.preset = PRESETS.get(won.value, {})
-            if won.value not in PRESETS:
-                hint = f"presets: {', '.join(PRESETS)}"
-                self.mistakes.append(Mistake("preset", won.origin.place, f"there is no preset {won.value!r}", hint))
+        self.preset_name = self._winner(leaf, quietly=True).value or ""
+        self.preset = PRESETS.get(self.preset_name, {})
 
     def _pick(self, leaf: LeafField) -> Iterator[Spec]:
         won = self._winner(leaf, quietly=True)
@@ -172,9 +169,8 @@ class _Resolution:
         for layer, entry in self.written.get(leaf.key, []):
             if layer.kind == "data":
                 return _Winner(entry.value, Origin("data", entry.place))
-        preset = self.written_preset() if use_preset else ""
-        if preset and leaf.key in self.preset:
-            value, origin = self.preset[leaf.key], Origin("preset", preset)
+        if use_preset and leaf.key in self.preset:
+            value, origin = self.preset[leaf.key], Origin("preset", self.preset_name)
         elif leaf.key in self.recipe:
             value, origin = self.recipe[leaf.key], Origin("recipe", self.recipe_place)
         else:
@@ -183,10 +179,6 @@ class _Resolution:
             return _Winner(self._qualified(leaf, convert(value, leaf.info, leaf.owner)), origin)
         except ValueRefusedError as problem:
             raise PluginError(f"the {origin} has a wrong value for {leaf.key}: {problem.message}") from problem
-
-    def written_preset(self) -> str:
-        entries = self.written.get("preset", [])
-        return str(literal(entries[-1][1].value)) if entries else str(self.pinned.get("preset", ("",))[0] or "")
 
     def _qualified(self, leaf: LeafField, value: Any) -> Any:
         """Names of plugins as they are stored: `plugin:name` for those of third parties."""
@@ -285,21 +277,13 @@ class _Resolution:
             return None
 
 
-def _defaults(model: type[RunConfig]) -> RunConfig:
-    return model()
-
-
 def _accepts_auto(leaf: LeafField) -> bool:
     if leaf.plugin_kind:
         return bool(leaf.default == "auto")
     try:
-        return bool(convert("auto", leaf.info, leaf.owner) == "auto") and not _is_number(leaf)
+        return bool(convert("auto", leaf.info, leaf.owner) == "auto")
     except ValueRefusedError:
         return False
-
-
-def _is_number(leaf: LeafField) -> bool:
-    return leaf.info.annotation in (int, float, bool)
 
 
 def _leaf_above(key: str, leaves: Mapping[str, LeafField]) -> LeafField | None:
