@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from detloom.data.dataset import ClassMap, Split
 from detloom.data.images import ImageError, read_image
-from detloom.errors import DetloomError, UsageError, WeightsError
+from detloom.errors import DataError, DetloomError, UsageError, WeightsError
 from detloom.geometry import Detections, InputRule, PostRule, finish
 from detloom.manifest import manifest_beside, parse_manifest, rules_of
 from detloom.specs import RuntimeRequest, RuntimeSpec
 
 if TYPE_CHECKING:
     from detloom.host import PluginHost
+    from detloom_schemas.manifest import ModelManifest
 
 
 class Runtime(Protocol):
@@ -47,7 +48,8 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A runtime with the rules around it. runtime_name: of its spec; path: of the file that it runs."""
+    """A runtime with the rules around it. runtime_name: of its spec; path: of the file that it runs; manifest: what
+    that file says of itself."""
 
     runtime: Runtime
     input_rule: InputRule
@@ -55,6 +57,7 @@ class Predictor:
     class_map: ClassMap
     runtime_name: str = ""
     path: Path | None = None
+    manifest: ModelManifest | None = None
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """images: uint8 RGB [H, W, 3] of any sizes. Returns detections in pixels of each image, best first.
@@ -109,8 +112,9 @@ def open_predictor(path: Path, host: PluginHost, runtime: str = "auto", device: 
             "post-processing are unknown",
             hint="only files exported by Detloom can be used here; export the run with `detloom export`",
         )
-    rules = rules_of(parse_manifest(stated, str(file)))
-    return Predictor(loaded, rules.input_rule, rules.post_rule, rules.class_map, spec.name, file)
+    manifest = parse_manifest(stated, str(file))
+    rules = rules_of(manifest)
+    return Predictor(loaded, rules.input_rule, rules.post_rule, rules.class_map, spec.name, file, manifest)
 
 
 def model_file(path: Path) -> Path:
@@ -192,6 +196,21 @@ def detect_split(
             batch = []
             progress(number, len(split))
     return found
+
+
+def check_classes(model: ClassMap, data: ClassMap, splits: Iterable[Split]) -> None:
+    """Raises DataError naming the classes of objects that the model does not know. Order and ids do not matter."""
+    counts = sum((np.bincount(split.labels, minlength=len(data)) for split in splits), np.zeros(len(data), np.int64))
+    unknown = [
+        f"{name} ({count} objects)"
+        for name, count in zip(data.names, counts.tolist(), strict=True)
+        if count and name not in model.names
+    ]
+    if unknown:
+        raise DataError(
+            f"the data have classes that the model does not know: {', '.join(unknown)}",
+            hint=f"classes of the model: {', '.join(model.names[:20])}{', ...' if len(model) > 20 else ''}",
+        )
 
 
 def class_columns(model: ClassMap, data: ClassMap) -> NDArray[np.int64]:

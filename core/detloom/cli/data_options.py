@@ -1,77 +1,140 @@
-"""The arguments that name data, shared by the commands that only read them."""
+"""Which data an evaluation or an export uses: those that are named, else those of the model's own run."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from detloom.errors import UsageError
+from detloom.cli import console
+from detloom.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from detloom.config import ResolvedConfig
-    from detloom.data.facts import Progress
+    from detloom.config import Layer, ResolvedConfig
+    from detloom.data.dataset import Dataset
     from detloom.host import PluginHost
 
-_KEYS = {
-    "data": "data.local.path",
-    "images": "data.local.images",
-    "train": "data.local.train",
-    "val": "data.local.val",
-    "test": "data.local.test",
-}
+FILES = (
+    ("--images", "data.local.images", "folder of the images, when the json files stand elsewhere"),
+    ("--train", "data.local.train", "annotation file of the training split"),
+    ("--val", "data.local.val", "annotation file of the validation split"),
+    ("--test", "data.local.test", "annotation file of the test split"),
+)
+UNUSED: dict[str, Any] = {"experiment.logging.loggers": [], "augmentation.transforms": [], "export.format": []}
+"""Nothing is trained here: plugins for it need not be installed."""
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, *, splits: bool = True) -> None:
-    """splits: annotation files may be named one by one."""
-    parser.add_argument("data", nargs="?", metavar="DATA", help="folder of the data set, or one COCO json")
-    parser.add_argument("--images", metavar="DIR", help="folder of the images, when they are not beside the json")
-    if splits:
-        for name, split in (("train", "training"), ("val", "validation"), ("test", "test")):
-            parser.add_argument(f"--{name}", metavar="FILE", help=f"annotation file of the {split} split")
-    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML, JSON or TOML")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    for flag, _, text in FILES:
+        parser.add_argument(flag, metavar="PATH", help=text)
 
 
-def resolve_data(
-    args: argparse.Namespace, host: PluginHost, more: dict[str, tuple[str, str]] | None = None
+def add_set_argument(parser: argparse.ArgumentParser, example: str) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"such as {example}")
+
+
+def settings_of(args: argparse.Namespace, sections: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """(key, text, flag) of each --set. Raises UsageError for keys that change nothing here."""
+    found = []
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes KEY=VALUE; found {text!r}", hint=f"for example: --set {sections[0]}...=1")
+        if not key.strip().startswith(sections):
+            names = " and ".join(f"{section}*" for section in sections)
+            raise UsageError(f"--set {key.strip()} changes nothing in this command", hint=f"it takes {names}")
+        found.append((key.strip(), value, "--set"))
+    return found
+
+
+def named_data(args: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """(key, text, flag) of the data that the command line names; empty when it names none."""
+    found = [("data.local.path", str(args.data), "DATA")] if args.data else []
+    for flag, key, _ in FILES:
+        value = getattr(args, flag.removeprefix("--"), None)
+        if value:
+            found.append((key, value, flag))
+    return found
+
+
+def saved_document(path: Path) -> Mapping[str, Any] | None:
+    """config.yaml of the run that a folder, a checkpoint or an exported file belongs to; None when there is none."""
+    import yaml
+
+    for folder in (path, path.parent, path.parent.parent):
+        file = folder / "config.yaml"
+        if file.is_file():
+            try:
+                document = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise UsageError(f"cannot read {file}: {error}", hint="name the data, and it is not needed") from error
+            return document if isinstance(document, Mapping) else None
+    return None
+
+
+def saved_layer(document: Mapping[str, Any], sections: Sequence[str]) -> Layer:
+    """These sections of a saved configuration, every value as it was in the run."""
+    from detloom.config import mapping_layer
+
+    values = {
+        key: value for key, value in _leaves(document, document.get("origins") or {}) if key.startswith(tuple(sections))
+    }
+    return mapping_layer(values, "file", "config.yaml of the run")
+
+
+def _leaves(document: Mapping[str, Any], origins: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key in origins:
+        node: Any = document
+        for part in str(key).split("."):
+            node = node.get(part, _MISSING) if isinstance(node, Mapping) else _MISSING
+        if node is not _MISSING:
+            yield str(key), node
+
+
+_MISSING = object()
+
+
+def data_config(
+    named: Sequence[tuple[str, str, str]], document: Mapping[str, Any] | None, host: PluginHost
 ) -> ResolvedConfig:
-    """The configuration that the arguments mean. more: key to (text, flag). Raises ConfigError, UsageError."""
-    from detloom.config import file_layer, resolve, text_layer
+    """The configuration that the data are read with. named: what the command line says of them.
 
-    written = [(key, getattr(args, name), f"--{name}") for name, key in _KEYS.items() if getattr(args, name, None)]
-    for setting in args.set:
-        key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"--set takes KEY=VALUE; found {setting!r}", hint="for example: --set data.split.val=0.1")
-        written.append((key.strip(), value, "--set"))
-    written += [(key, text, flag) for key, (text, flag) in (more or {}).items()]
-    return resolve(host, [*(file_layer(path) for path in args.config), text_layer(written)])
+    Raises UsageError when neither the command line nor a run says where the data are.
+    """
+    from detloom.config import mapping_layer, resolve, text_layer
 
-
-def as_arguments(args: argparse.Namespace) -> str:
-    """What was given, as it is typed: for the command to run next."""
-    parts = [args.data] if args.data else []
-    for name in ("train", "val", "test", "images"):
-        value = getattr(args, name, None)
-        parts += [f"--{name}", value] if value else []
-    for path in args.config:
-        parts += ["--config", path]
-    for setting in args.set:
-        parts += ["--set", setting]
-    return shlex.join(parts)
+    elsewhere = any(key.startswith("data.local.") for key, _, _ in named)
+    if document is None and not elsewhere:
+        raise UsageError(
+            "no data were named, and the model lies in no run's folder whose data could be used",
+            hint="name the folder or the COCO json of the data",
+        )
+    layers = [mapping_layer({**UNUSED, **_any_model(host)}, "file")]
+    if document is not None:
+        layers.append(saved_layer(document, ["model.type"] if elsewhere else ["model.type", "data."]))
+    return resolve(host, [*layers, text_layer(named)])
 
 
-def progress_on_terminal() -> Progress | None:
-    """A counter on stderr; nothing where nobody watches."""
-    import sys
+def _any_model(host: PluginHost) -> dict[str, str]:
+    """A configuration names a model; which one does not matter for reading data."""
+    from detloom.specs import ModelSpec
 
-    if not sys.stderr.isatty():
-        return None
+    specs = host.specs(ModelSpec)
+    return {"model.type": host.qualified(specs[0])} if specs else {}
 
-    def show(done: int, total: int) -> None:
-        if done == total or done % 50 == 0:
-            sys.stderr.write(f"\r{done} of {total} images read" + ("\n" if done == total else ""))
-            sys.stderr.flush()
 
-    return show
+def read_dataset(config: ResolvedConfig, host: PluginHost, *, as_trained: bool) -> Dataset:
+    """as_trained: divided as for the training; else the splits that the data themselves have."""
+    from detloom.data.load import load_dataset
+    from detloom.progress import Reading
+
+    with Reading("reading the data") as reading:
+        dataset = load_dataset(config, host, progress=reading.update, for_training=as_trained)
+    for finding in dataset.findings:
+        if finding.severity == "warning":
+            count = f" (x{finding.count})" if finding.count > 1 else ""
+            console.warning(f"{finding.code}{count}: {finding.message}")
+    if not any(len(split) for split in dataset.splits.values()):
+        raise DataError(f"{dataset.name} holds no images", hint="give data with annotated images")
+    return dataset

@@ -31,23 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """path: of the file; `<name>.rejected<suffix>` when the gate refused it. manifest: as written beside it. lines: for
-    people."""
+    """A file that its gate let through. manifest: as written beside it; lines: for people."""
 
     path: Path
     manifest_path: Path
     manifest: dict[str, Any]
-    passed: bool
     lines: list[str]
-
-    def require(self) -> None:
-        """Raises ExportError, with the numbers, when the gate refused the file."""
-        if not self.passed:
-            reasons = "; ".join(self.manifest["gate"]["reasons"])
-            raise ExportError(
-                f"the exported file does not equal its checkpoint: {reasons}",
-                hint=f"it is kept for inspection as {self.path}; a looser limit is set with --tolerance",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +49,7 @@ class Evidence:
     progress: Callable[[int, int], None] = lambda done, total: None
 
 
-def export_model(  # noqa: PLR0917 - one call a run, every argument a different kind
+def export_model(
     model: TrainedModel,
     spec: ExporterSpec,
     settings: Settings,
@@ -73,9 +62,9 @@ def export_model(  # noqa: PLR0917 - one call a run, every argument a different 
     """Write `<model><suffix>` and its manifest `<model><suffix>.json` into dest_dir, after running the file.
 
     split: annotated images that AP is measured on. Without it the numbers of single images are compared, on
-    `evidence.images`, and the manifest says that AP was not measured. A file that the gate refuses is kept as
-    `<model>.rejected<suffix>`, and `passed` is false; a file of the same name that was accepted before stays. Raises
-    ExportError, PluginError, DetloomError.
+    `evidence.images`, and the manifest says that AP was not measured. Raises ExportError when the gate refuses the
+    file: it is kept, with its manifest, as `<model>.rejected<suffix>`, and a file that was accepted before stays. Also
+    raises PluginError for missing packages and DetloomError when the place cannot be written.
     """
     given = evidence or Evidence()
     manifest = with_exporter(describe_model(model), spec, settings, export_config)
@@ -134,7 +123,7 @@ def _staging(dest_dir: Path) -> Iterator[Path]:
 def _keep(
     written: Path, dest_dir: Path, manifest: ModelManifest, facts: dict[str, Any], gate: GateEntry
 ) -> ExportResult:
-    """Move the file to where it belongs and write its whole story beside it."""
+    """Move the file to where it belongs, write its whole story beside it, and raise when it was refused."""
     from detloom_schemas.manifest import ExportManifest
 
     rejected = dest_dir / f"{written.stem}.rejected{written.suffix}"
@@ -146,10 +135,14 @@ def _keep(
     values = whole.model_dump(mode="json")
     written.replace(path)
     write_json(manifest_path(path), values)
-    if gate.passed:
-        for stale in (rejected, manifest_path(rejected)):
-            stale.unlink(missing_ok=True)
-    return ExportResult(path, manifest_path(path), values, gate.passed, _lines(path, facts["bytes"], gate))
+    if not gate.passed:
+        raise ExportError(
+            f"{written.name} does not equal its checkpoint: {'; '.join(gate.reasons)}",
+            hint=f"it is kept for inspection as {path}; export.tolerance sets another limit for AP",
+        )
+    for stale in (rejected, manifest_path(rejected)):
+        stale.unlink(missing_ok=True)
+    return ExportResult(path, manifest_path(path), values, _lines(path, facts["bytes"], gate))
 
 
 def _lines(path: Path, size: int, gate: GateEntry) -> list[str]:
@@ -167,5 +160,4 @@ def _lines(path: Path, size: int, gate: GateEntry) -> list[str]:
             f"AP on {gate.images} images of {gate.split}: checkpoint {gate.checkpoint_ap:.4f}, file "
             f"{gate.exported_ap:.4f}, difference {gate.difference:+.4f} (at most {gate.tolerance:g})"
         )
-    verdict = "passed" if gate.passed else f"refused: {'; '.join(gate.reasons)}"
-    return [*lines, f"gate: {verdict}"]
+    return lines
