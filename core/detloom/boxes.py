@@ -34,8 +34,16 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
-    """rows: [..., R, 4]; columns: [..., C, 4]. Returns [..., R, C]."""
-    return iou(rows.unsqueeze(-2), columns.unsqueeze(-3))
+    """rows: [..., R, 4]; columns: [..., C, 4]. Returns [..., R, C].
+
+    Coordinate by coordinate: an innermost dimension of two would keep the processor from its wide registers.
+    """
+    left, top, right, bottom = rows.unsqueeze(-2).unbind(-1)
+    left2, top2, right2, bottom2 = columns.unsqueeze(-3).unbind(-1)
+    width = torch.minimum(right, right2).sub(torch.maximum(left, left2)).clamp(min=0)
+    height = torch.minimum(bottom, bottom2).sub(torch.maximum(top, top2)).clamp(min=0)
+    intersection = width * height
+    return intersection / (areas(rows).unsqueeze(-1) + areas(columns).unsqueeze(-2) - intersection + _EPS)
 
 
 def _hull_sides(first: Tensor, second: Tensor) -> Tensor:

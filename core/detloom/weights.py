@@ -145,14 +145,16 @@ class _HttpHandler(urllib.request.HTTPHandler):
     read_s = 0.0
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Http, read_s=self.read_s), req)
+        connection: Any = partial(_Http, read_s=self.read_s)
+        return self.do_open(connection, req)
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):
     read_s = 0.0
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Https, read_s=self.read_s), req)
+        connection: Any = partial(_Https, read_s=self.read_s)
+        return self.do_open(connection, req)
 
 
 def _download(file: WeightsFile, part: Path, kept: Path, progress: Progress, patience: Patience) -> str:
@@ -198,6 +200,7 @@ def _open(url: str, patience: Patience) -> http.client.HTTPResponse:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
+        error.close()
         return f"the server answered {error.code} {error.reason}"
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(inner, TimeoutError):
@@ -233,7 +236,7 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error).lower() and "unsupported" not in str(error).lower():
+        if "unsupported global" not in str(error).lower():
             raise _damaged(source) from error
         raise WeightsError(
             f"{source} holds Python objects besides tensors; reading them could run any code",
@@ -241,7 +244,14 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
         ) from error
     except PermissionError as error:
         raise WeightsError(f"{source} may not be read: {error.strerror}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except RuntimeError as error:
+        if "TorchScript" not in str(error):
+            raise _damaged(source) from error
+        raise WeightsError(
+            f"{source} is a TorchScript program, made to run and not to train",
+            hint="name the checkpoint it came from",
+        ) from error
+    except (EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(source) from error
     return _tensors(content, source)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 detloom_api = (0, 1)
 
 
-def settings() -> FocalSettings:
+def focal_settings() -> FocalSettings:
     from .settings import FocalSettings
 
     return FocalSettings()
@@ -35,7 +35,7 @@ def detloom_losses() -> Iterable[LossSpec]:
             name="focal",
             summary="focal loss of class scores: easy examples count less",
             role="classification",
-            settings=settings,
+            settings=focal_settings,
             build=build,
         )
     ]

@@ -45,7 +45,7 @@ VARIANTS = (
 )
 
 
-def settings() -> YoloxSettings:
+def family_settings() -> YoloxSettings:
     from .settings import YoloxSettings
 
     return YoloxSettings()
@@ -95,7 +95,7 @@ def detloom_models() -> Iterable[ModelSpec]:
             summary=f"YOLOX-{variant.name}, {variant.parameters} parameters, {variant.resolution} px",
             family="yolox",
             licence="Apache-2.0",
-            settings=settings,
+            settings=family_settings,
             build=partial(build, variant),
             recipe=_recipe(variant),
             weights=(_weights(variant),),

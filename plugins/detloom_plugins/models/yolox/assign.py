@@ -22,8 +22,8 @@ from .grid import Grid
 OUTSIDE_COST = 1e6
 """Added for anchors away from the object's own centre: taken only when the near ones are used up."""
 IOU_COST = 3.0
-PAIRS_AT_ONCE = 1 << 24
-"""Object-anchor pairs costed at a time: about 64 MB for each of a handful of temporary tensors."""
+PAIRS_AT_ONCE = 1 << 20
+"""Object-anchor pairs costed at a time: 4 MB for each of about ten temporary tensors, which suits caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,12 @@ def find_candidates(grid: Grid, targets: Targets, rule: Rule) -> Candidates:
 def _windows(grid: Grid, boxes: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     """boxes: [B, G, 4]. Returns the anchors [B, G, W] of a square around each centre on each stride, and whether
     each exists and lies within the radius: bool."""
-    device = boxes.device
-    rows, columns, strides = torch.tensor(grid.levels, device=device)[..., None].unbind(1)  # each [L, 1]
+    rows, columns, strides = grid.levels.unsqueeze(-1).unbind(1)  # each [L, 1]
     starts = (rows * columns).cumsum(0) - rows * columns
     # float64: exact for the strides, which are powers of two.
     cell = _centres(boxes).double().unsqueeze(2) / strides  # [B, G, L, 2]
     first = torch.floor(cell - radius - 0.5).long() + 1
-    steps = torch.arange(math.ceil(2 * radius), device=device)
+    steps = torch.arange(math.ceil(2 * radius), device=boxes.device)
     places = first.unsqueeze(-1) + steps  # [B, G, L, 2, S]
     within = (places >= 0) & (places + 0.5 < cell.unsqueeze(-1) + radius)
     (x, y), (in_x, in_y) = places.unbind(3), within.unbind(3)
@@ -150,9 +149,11 @@ def _assign(grid: Grid, candidates: Candidates, predictions: Predictions, target
 
 def _own_centre(grid: Grid, candidates: Candidates, boxes: Tensor, radius: float) -> Tensor:
     """bool [B, G, M]: whether the candidate lies within the radius of this object's centre."""
-    reach = grid.strides[candidates.index] * radius  # [B, M, 1]
-    offset = grid.centres[candidates.index].unsqueeze(1) - _centres(boxes).unsqueeze(2)
-    return (offset.abs() < reach.unsqueeze(1)).all(-1)
+    reach = (grid.strides[candidates.index] * radius).mT  # [B, 1, M]
+    (x, y), (own_x, own_y) = grid.centres[candidates.index].unbind(-1), _centres(boxes).unbind(-1)
+    near_x = (x.unsqueeze(1) - own_x.unsqueeze(2)).abs() < reach
+    near_y = (y.unsqueeze(1) - own_y.unsqueeze(2)).abs() < reach
+    return near_x & near_y
 
 
 def _class_cost(predictions: Predictions, labels: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ from .network import STRIDES
 @dataclass(frozen=True, slots=True)
 class Grid:
     """cells: float32 [N, 2], column and row of each anchor's cell; strides: float32 [N, 1], pixels a cell.
-    levels: (rows, columns, stride) of each feature map, in the order of the anchors."""
+    levels: int64 [L, 3], rows, columns and stride of each feature map, in the order of the anchors."""
 
     cells: Tensor
     strides: Tensor
-    levels: tuple[tuple[int, int, int], ...]
+    levels: Tensor
 
     @property
     def centres(self) -> Tensor:
@@ -36,23 +36,29 @@ class GridCache:
 
     def get(self, images: Tensor) -> Grid:
         """images: [B, 3, H, W], H and W multiples of 32."""
-        height, width = _constant_size(images) if torch.jit.is_tracing() else images.shape[2:]
+        if not _tracing():
+            return self._find(images)
+        with warnings.catch_warnings():
+            # An exported graph is for one size on purpose: the tracer need not warn that the grid is a constant.
+            warnings.simplefilter("ignore")
+            return self._find(images)
+
+    def _find(self, images: Tensor) -> Grid:
+        height, width = int(images.shape[2]), int(images.shape[3])
         key = (height, width, images.device)
         if key not in self._grids:
             self._grids[key] = make_grid(height, width, images.device)
         return self._grids[key]
 
 
-def _constant_size(images: Tensor) -> tuple[int, int]:
-    """An exported graph is for one size on purpose: the tracer need not warn that it becomes a constant."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Converting a tensor to a Python integer")
-        return int(images.shape[2]), int(images.shape[3])
+def _tracing() -> bool:
+    # Public, but without types in torch.
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call] # pyright: ignore
 
 
 def make_grid(height: int, width: int, device: torch.device) -> Grid:
     """height, width: of the network input in pixels."""
-    levels = tuple((height // stride, width // stride, stride) for stride in STRIDES)
+    levels = [(height // stride, width // stride, stride) for stride in STRIDES]
     cells = [np.stack(np.meshgrid(np.arange(w), np.arange(h)), axis=-1).reshape(-1, 2) for h, w, _ in levels]
     strides = [np.full((h * w, 1), stride) for h, w, stride in levels]
     # A grid outlives the block that first asks for it; made inside inference mode it could never train.
@@ -60,5 +66,5 @@ def make_grid(height: int, width: int, device: torch.device) -> Grid:
         return Grid(
             torch.from_numpy(np.concatenate(cells).astype(np.float32)).to(device),
             torch.from_numpy(np.concatenate(strides).astype(np.float32)).to(device),
-            levels,
+            torch.from_numpy(np.array(levels)).to(device),
         )
