@@ -66,6 +66,8 @@ def export_model(
     file: it is kept, with its manifest, as `<model>.rejected<suffix>`, and a file that was accepted before stays. Also
     raises PluginError for missing packages and DetloomError when the place cannot be written.
     """
+    from detloom_schemas.manifest import EMBEDDED_KEY
+
     given = evidence or Evidence()
     manifest = with_exporter(describe_model(model), spec, settings, export_config)
     name = f"{model.spec.name}-fp16" if export_config.half else model.spec.name
@@ -75,7 +77,7 @@ def export_model(
             size=model.input_rule.size,
             half=export_config.half,
             simplify=export_config.simplify,
-            metadata={"detloom": manifest.model_dump_json()},
+            metadata={EMBEDDED_KEY: manifest.model_dump_json()},
         )
         written = spec.build(settings).export(model.detector, request)
         facts = {"file": written.name, "bytes": written.stat().st_size, "sha256": sha256_of(written)}

@@ -68,7 +68,8 @@ def measure(given: GateInput) -> GateEntry:
         if abs(values["difference"]) > tolerance:
             reasons.append(
                 f"AP is {before.metrics['AP']:.4f} by the checkpoint and {after.metrics['AP']:.4f} by the file on "
-                f"{len(given.split)} images of {given.split.name}: the difference is above {tolerance:g}"
+                f"{len(given.split)} images of {given.split.name}: it differs by {abs(values['difference']):.2g}, "
+                f"at most {tolerance:g} is allowed"
             )
     return GateEntry(
         passed=not reasons,

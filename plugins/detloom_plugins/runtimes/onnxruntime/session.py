@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detloom.errors import PluginError, UsageError, WeightsError
+from detloom_schemas.manifest import EMBEDDED_KEY
 
 try:
     import onnxruntime
@@ -21,8 +22,6 @@ except ImportError as error:
         f"running ONNX files needs the package onnxruntime, which cannot be imported: {error}",
         hint="install it with: pip install 'detloom[onnx]'",
     ) from error
-
-MANIFEST_KEY = "detloom"
 
 
 class OnnxRuntime:
@@ -84,7 +83,7 @@ def _providers(device: str) -> list[Any]:
 
 
 def _manifest(session: Any, path: Path) -> Mapping[str, Any] | None:
-    text = session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)
+    text = session.get_modelmeta().custom_metadata_map.get(EMBEDDED_KEY)
     if text is None:
         return None
     try:
