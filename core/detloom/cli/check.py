@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from detloom.cli import console
-from detloom.cli.data_options import add_data_arguments, as_arguments, progress_on_terminal, resolve_data
+from detloom.cli.data_arguments import add_data_arguments, as_arguments, resolve_data
+from detloom.cli.data_options import add_file_arguments
+from detloom.progress import Reading
 
 if TYPE_CHECKING:
     from detloom.data.inspect import Inspection
@@ -21,6 +23,7 @@ _STYLES = {"error": "red", "warning": "yellow", "info": "blue"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
+    add_file_arguments(parser)
     parser.add_argument(
         "--allow", nargs="+", default=[], metavar="CODE", help="errors that do not count; what they name is left out"
     )
@@ -36,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     host = discover()
     more = {"data.allow": ("[" + ", ".join(args.allow) + "]", "--allow")} if args.allow else {}
     config = resolve_data(args, host, more)
-    report = check(config, host, progress=progress_on_terminal())
+    with Reading("reading the data") as reading:
+        report = check(config, host, progress=reading.update)
     refused = _refused(report, args.strict)
     command = _next_command(report, args)
     if args.json:

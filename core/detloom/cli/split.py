@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detloom.cli import console
-from detloom.cli.data_options import add_data_arguments, progress_on_terminal, resolve_data
+from detloom.cli.data_arguments import add_data_arguments, resolve_data
 from detloom.errors import DetloomError, UsageError
+from detloom.progress import Reading
 
 if TYPE_CHECKING:
     from detloom.data.dataset import Dataset
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser, splits=False)
+    add_data_arguments(parser)
+    parser.add_argument("--images", metavar="PATH", help="folder of the images, when they are not beside the json")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder for the result")
     parser.add_argument("--val", default="0.2", metavar="SHARE", help="share of the images for validation (0.2)")
     parser.add_argument("--test", default="0", metavar="SHARE", help="share of the images for the test (0)")
@@ -40,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     shares = {f"data.split.{name}": (getattr(args, name), f"--{name}") for name in ("val", "test", "seed")}
     config = resolve_data(_without_shares(args), host, shares)
     writer = _writer(host, args.format)
-    dataset = load_dataset(config, host, progress=progress_on_terminal())
+    with Reading("reading the data") as reading:
+        dataset = load_dataset(config, host, progress=reading.update)
     if not any(finding.code == "split-made" for finding in dataset.findings):
         raise UsageError(
             f"{args.data} has a validation split already", hint="name one json to split it: detloom split FILE.json"

@@ -10,9 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
+from pycocotools import mask as _pycocotools_mask
 
 from detloom.data.images import turn_upright
+
+# Its published stubs know only some of the forms that it takes.
+coco_mask: Any = _pycocotools_mask
 
 RLE = Mapping[str, Any]
 """{"size": [height, width], "counts": text of COCO's compressed coding}"""

@@ -20,21 +20,22 @@ def find_inside(name: str, folders: Sequence[Path], roots: Sequence[Path]) -> Pa
     """
     relative = _relative(name)
     real_roots = [root.resolve() for root in roots]
-    outside, inside = "", False
     for folder in folders:
         for candidate in _spellings(folder.resolve(), relative):
-            if not _within(Path(os.path.normpath(candidate)), real_roots):
-                outside = outside or "it climbs out of the data's folder"
-                continue
-            inside = True
-            if not candidate.is_file():
+            if not _within(_flat(candidate), real_roots) or not candidate.is_file():
                 continue
             if _within(candidate.resolve(), real_roots):
                 return candidate
             raise PathEscapeError(f"it is a link to {candidate.resolve()}, outside the data's folder")
-    if outside and not inside:
-        raise PathEscapeError(outside)
+    # Names are written relative to the annotation file, which is the first folder.
+    if not _within(_flat(folders[0].resolve() / relative), real_roots):
+        raise PathEscapeError("it climbs out of the data's folder")
     return None
+
+
+def _flat(path: Path) -> Path:
+    """Without `..`, and without following links."""
+    return Path(os.path.normpath(path))
 
 
 def _within(path: Path, roots: Sequence[Path]) -> bool:
