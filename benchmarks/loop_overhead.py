@@ -78,8 +78,16 @@ def ours(detector: TinyDetector, batches: list[Any], steps: int) -> float:
         )
         loader = FixedBatches([batches[i % len(batches)] for i in range(steps)])
         loop = Loop(
-            detector, optimizer, Schedule(optimizer, plan_of(CONFIG, steps, steps)), ema, loader, CONFIG, plan, hooks,
-            device=torch.device("cpu"), precision=torch.float32,
+            detector,
+            optimizer,
+            Schedule(optimizer, plan_of(CONFIG, steps, steps)),
+            ema,
+            loader,
+            CONFIG,
+            plan,
+            hooks,
+            device=torch.device("cpu"),
+            precision=torch.float32,
         )
         started = time.process_time()
         loop.run()

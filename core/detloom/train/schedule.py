@@ -99,7 +99,7 @@ def build_scheduler(
 
 
 def plan_of(config: TrainingConfig, total_steps: int, steps_per_epoch: int) -> Plan:
-    """The plan of the `training` section. A warm-up longer than a third of a short training is cut to that."""
+    """The plan of the `training` section. A warm-up longer than a tenth of a training is cut to that."""
     warmup = config.warmup_steps
     if warmup is None:
         warmup = round(config.warmup_epochs * steps_per_epoch)
@@ -107,7 +107,7 @@ def plan_of(config: TrainingConfig, total_steps: int, steps_per_epoch: int) -> P
         curve=config.scheduler,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=min(warmup, total_steps // 3),
+        warmup_steps=min(warmup, max(total_steps // 10, 1)),
         min_frac=config.min_lr_frac,
         milestones=config.lr_milestones,
         gamma=config.lr_gamma,

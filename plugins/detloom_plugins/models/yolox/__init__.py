@@ -36,8 +36,8 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("nano", 0.33, 0.25, "0.9 M", lr=1e-3, depthwise=True, resolution=416),
-    Variant("tiny", 0.33, 0.375, "5.1 M", lr=1e-3, resolution=416),
+    Variant("nano", 0.33, 0.25, "0.9 M", lr=2e-3, depthwise=True, resolution=416),
+    Variant("tiny", 0.33, 0.375, "5.1 M", lr=2e-3, resolution=416),
     Variant("s", 0.33, 0.5, "9.0 M", lr=5e-4),
     Variant("m", 0.67, 0.75, "25.3 M", lr=3e-4),
     Variant("l", 1.0, 1.0, "54.2 M", lr=2e-4),
@@ -70,7 +70,12 @@ def _recipe(variant: Variant) -> dict[str, object]:
         "training.min_lr_frac": 0.05,
         "training.use_ema": True,
         "training.ema_decay": 0.9998,
-        "augmentation.transforms": ("hflip", "hsv"),
+        "augmentation.transforms": ("hflip", "affine", "hsv"),
+        "augmentation.affine.scale_min": 0.6,
+        "augmentation.affine.scale_max": 1.4,
+        "augmentation.hsv.h": 0.01,
+        "augmentation.hsv.s": 0.4,
+        "augmentation.hsv.v": 0.25,
         "validation.confidence_threshold": 0.01,
         "validation.nms_threshold": 0.65,
     }
