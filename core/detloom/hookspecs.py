@@ -100,7 +100,7 @@ def detloom_models() -> Iterable[ModelSpec]:
                 summary="one box a cell",
                 licence="Apache-2.0",
                 build=build,
-                recipe={"training.lr": 0.01, "training.resolution": 128},
+                recipe={"training.lr": 1e-4, "training.resolution": 128},
             )
     """
     return ()

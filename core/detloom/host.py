@@ -311,5 +311,8 @@ def _checked(answer: object, kind: type[S]) -> list[S]:
         for key in keys:
             if not isinstance(key, str) or not _SPEC_NAME.fullmatch(key):
                 raise _RefusedError(f"{kind.hook}: {key!r} is no name: lower case letters, digits, - and _ only")
+        if not callable(spec.settings):
+            # Importing `from .settings import X` sets `settings` in the package: a function of that name is gone.
+            raise _RefusedError(f"`settings` of {spec.name} is a {type(spec.settings).__name__}, not a function")
         members.append(spec)
     return members

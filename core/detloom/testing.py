@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
 
-from detloom.discovery import Candidate, first_party_candidates
+from detloom.discovery import FIRST_PARTY_PACKAGE, Candidate, first_party_candidates
 from detloom.errors import DetloomError
 from detloom.host import PluginHost, PluginInfo
 from detloom.specs import SPEC_TYPES, ModelSpec, Spec
@@ -43,7 +43,9 @@ def problems(plugin: object) -> list[str]:
     plugin: its module (or object). Looks at the API version, hook names, specs, their settings, a model's recipe and
     what the front imports (in a process of its own). Builds nothing.
     """
-    host = host_with_first_party(plugin_under_test=plugin)
+    name = plugin.__name__ if isinstance(plugin, ModuleType) else ""
+    others = [other for other in first_party_candidates() if name != f"{FIRST_PARTY_PACKAGE}.{other.name}"]
+    host = PluginHost([*others, _candidate("plugin_under_test", plugin)])
     info = next(info for info in host.plugins if info.name == "plugin_under_test")
     if info.status != "ok":
         return [info.reason]

@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "detloom") -> int:
             console.print_traceback()
         console.print_error(error)
         return error.exit_code
+    except SystemExit as stop:  # --help of a command, or a plugin's command that ends by itself
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         console.error("interrupted")
         return INTERRUPTED

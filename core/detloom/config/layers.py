@@ -67,6 +67,18 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield dotted, value
 
 
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to nested dictionaries: the way back from `flatten`."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        node = nested
+        for part in sections:
+            node = node.setdefault(part, {})
+        node[name] = value
+    return nested
+
+
 def mapping_layer(values: Mapping[str, Any], kind: OriginKind = "file", place: str = "") -> Layer:
     """A layer of Python values, nested or with dotted keys: for calls from code."""
     return Layer(kind, tuple(Entry(key, value, place) for key, value in flatten(values)))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from detloom.config.advice import looks_like_secret, unknown_key
 from detloom.config.compose import SPEC_OF_KIND, Chosen, LeafField, choice_fields, choose, compose, leaves_of
-from detloom.config.layers import Entry, Layer, Origin, flatten
+from detloom.config.layers import Entry, Layer, Origin, flatten, nest
 from detloom.config.resolved import ResolvedConfig
 from detloom.config.rules import check_rules
 from detloom.config.values import ValueRefusedError, convert, literal
@@ -198,7 +198,7 @@ class _Resolution:
 
     def _place_entries(self, leaves: Mapping[str, LeafField], chosen: Sequence[Chosen]) -> None:
         """Refuse keys that do not exist, and gather `a.b.c` into the mapping of the leaf `a.b`."""
-        sections = {key.rpartition(".")[0] for key in leaves}
+        sections = {key.rpartition(".")[0] for key in leaves} | {pick.path for pick in chosen}
         sections |= {".".join(key.split(".")[:n]) for key in sections for n in range(1, key.count(".") + 2)}
         for key in list(self.written):
             for layer, entry in self.written[key]:
@@ -257,20 +257,13 @@ class _Resolution:
 
     def _validated(self, model: type[RunConfig], winners: Mapping[str, _Winner]) -> RunConfig | None:
         """The whole configuration at once: rules across the fields of one section speak here."""
-        nested: dict[str, Any] = {}
-        for key, won in winners.items():
-            *sections, name = key.split(".")
-            node = nested
-            for part in sections:
-                node = node.setdefault(part, {})
-            node[name] = won.value
         try:
-            return model.model_validate(nested)
+            return model.model_validate(nest({key: won.value for key, won in winners.items()}))
         except ValidationError as error:
             for fault in error.errors(include_url=False):
                 key = ".".join(str(part) for part in fault["loc"])
                 origin = _origin_near(key, winners)
-                said = str(fault["ctx"]["error"]) if "error" in fault.get("ctx", {}) else fault["msg"]
+                said = str(fault.get("ctx", {}).get("error", fault["msg"]))
                 # A value refused on its own was reported before, with more words.
                 if not any(mistake.key and key.startswith(mistake.key) for mistake in self.mistakes):
                     self.mistakes.append(Mistake(key or "configuration", origin, said))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from detloom.config.compose import Chosen, leaves_of, settings_of
-from detloom.config.layers import Layer, Origin, mapping_layer, text_layer
+from detloom.config.layers import Layer, Origin, mapping_layer, nest, text_layer
 from detloom.config.values import literal, natural
 from detloom.errors import ConfigError, Mistake
 from detloom.host import PluginHost
@@ -50,7 +50,7 @@ class ResolvedConfig:
 
     def nested(self) -> dict[str, Any]:
         """The same values by section."""
-        return self.config.model_dump(mode="json", by_alias=True)
+        return nest(self.values())
 
     def specs(self, kind: type[S]) -> list[S]:
         """The chosen plugins of a kind, in the order they were named."""
