@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from detloom.config import ResolvedConfig, mapping_layer, resolve
 from detloom.data.dataset import Dataset
 from detloom.data.load import CheckReport, check, load_dataset
 from detloom.host import PluginHost, discover
-from PIL import Image
 
 WIDTH, HEIGHT = 64, 48
 CLASSES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
 from data_tools import Document, codes, edit, load, look, picture, save, sound_data
 from detloom.data.findings import CODES
 from detloom.errors import DataError
-from PIL import Image
 
 
 def annotation(content: Document, number: int = 0) -> dict[str, Any]:

@@ -100,7 +100,32 @@ def png_is_sound(data: bytes) -> bool:
 
 def _gif(data: bytes) -> Header:
     width, height = struct.unpack_from("<HH", data, 6)
-    return Header("gif", width, height, mode="palette", complete=b"\x3b" in data[-64:])
+    return Header("gif", width, height, mode="palette", complete=_gif_frame_ends(data))
+
+
+def _gif_frame_ends(data: bytes) -> bool:
+    """Whether the data of the first frame are all there."""
+    position = 13 + _gif_colours(data[10])
+    while position < len(data):
+        kind = data[position]
+        if kind == 0x2C:  # a frame: its place, perhaps colours, the code size, then blocks
+            return _gif_blocks(data, position + 11 + _gif_colours(data[position + 9])) <= len(data)
+        if kind != 0x21:  # neither a frame nor an extension
+            return False
+        position = _gif_blocks(data, position + 2)
+    return False
+
+
+def _gif_colours(flags: int) -> int:
+    """Bytes of a colour table."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _gif_blocks(data: bytes, position: int) -> int:
+    """The position after a chain of blocks, which ends with an empty one; beyond the data when it does not end."""
+    while position < len(data) and data[position]:
+        position += 1 + data[position]
+    return position + 1
 
 
 def _bmp(data: bytes) -> Header:

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from hotcoco.mask import decode as fast_decode
 from numpy.typing import NDArray
 from pycocotools import mask as _pycocotools_mask
 
@@ -47,7 +48,8 @@ def rle_box(rle: RLE) -> tuple[float, float, float, float]:
 
 def decode_rle(rle: RLE) -> NDArray[np.uint8]:
     """uint8 [H, W] of 0 and 1."""
-    return np.asarray(coco_mask.decode(_as_bytes(rle)), dtype=np.uint8)
+    # pycocotools' own decoder warns of NumPy 2 and takes four times as long.
+    return np.ascontiguousarray(fast_decode(dict(rle)), dtype=np.uint8)
 
 
 def encode_mask(mask: NDArray[Any]) -> RLE:
