@@ -106,7 +106,7 @@ class ParityCase(Record):
 
     max_box_px, max_score: largest absolute differences among the 100 boxes of each image that the checkpoint is surest
     of; None when they cannot be compared (other shapes, or not numbers). agreement: share of the detections of either
-    that the other has too: same class, IoU at least 0.9.
+    that the other has too: same class, IoU at least 0.9, scores within 0.01.
     """
 
     images: tuple[str, ...]

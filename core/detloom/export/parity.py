@@ -14,7 +14,7 @@ from detloom.prediction import Predictor
 
 SUREST = 100
 """Boxes of an image that are compared one by one: far below, boxes mean nothing and their sides may be huge."""
-SAME_IOU = 0.9
+SAME_IOU, SAME_SCORE = 0.9, 0.01
 
 Images = Sequence[NDArray[np.uint8]]
 
@@ -58,11 +58,13 @@ def _largest(
 
 
 def _agreement(ours: Detections, theirs: Detections) -> float:
-    """Share of the detections of either that have a partner of the same class in the other; 1 without detections."""
+    """Share of the detections of either that have a partner in the other, of the same class, with nearly the same box
+    and score; 1 without detections."""
     total = len(ours) + len(theirs)
     if total == 0:
         return 1.0
     same = (ours.labels[:, None] == theirs.labels[None, :]) & (_iou(ours.boxes, theirs.boxes) >= SAME_IOU)
+    same &= np.abs(ours.scores[:, None] - theirs.scores[None, :]) <= SAME_SCORE
     return float(same.any(axis=1).sum() + same.any(axis=0).sum()) / total
 
 

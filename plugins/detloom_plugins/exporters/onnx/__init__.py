@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 detloom_api = (0, 1)
 
 
-def settings() -> OnnxSettings:
+def onnx_settings() -> OnnxSettings:
     from .settings import OnnxSettings
 
     return OnnxSettings()
@@ -33,7 +33,7 @@ def detloom_exporters() -> Iterable[ExporterSpec]:
         ExporterSpec(
             name="onnx",
             summary="ONNX, any batch size, 32 or 16 bits (needs the extra `onnx`)",
-            settings=settings,
+            settings=onnx_settings,
             suffix=".onnx",
             runtime="onnxruntime",
             build=build,
