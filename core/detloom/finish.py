@@ -20,6 +20,7 @@ from detloom.evaluate import Evaluation, best_and_worst, rank_images, to_coco_re
 from detloom.files import write_json
 from detloom.geometry import Detections
 from detloom.model import load_model
+from detloom.progress import say
 from detloom.specs import ExporterSpec
 from detloom.train.checkpoint import BEST
 from detloom_schemas.run_files import (
@@ -99,8 +100,8 @@ def evaluate_best(session: Session) -> list[Evaluated]:
     for name, split in splits.items():
         evaluation, detections, losses = session.evaluate_split(split, full_precision=True)
         found.append(Evaluated(name, split, evaluation, detections, losses))
-        for line in evaluation.lines():
-            log.info("%s: %s", name, line)
+        images, numbers = evaluation.lines()
+        say(f"{name:<8} {numbers}  ({images})")
     return found
 
 
@@ -195,7 +196,7 @@ def export_best(session: Session, fanout: LoggerFanout) -> ExportError | None:
             refused = refused or error
             continue
         for line in result.lines:
-            log.info("%s", line)
+            say(line)
         fanout.artifact(f"exports/{spec.name}", result.path)
     return refused
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from types import TracebackType
 from typing import Self, TextIO
+
+
+def say(line: str) -> None:
+    """What a person should read in any case: to the terminal and to the run's log."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+    logging.getLogger("detloom").info("%s", line)
 
 
 class Reading:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from detloom.config import load_saved, resolve
 from detloom.data.load import load_dataset
-from detloom.errors import ConfigError, Mistake, RunInterrupted, UsageError
+from detloom.errors import ConfigError, DetloomError, Mistake, RunInterrupted, UsageError
 from detloom.events import RunFinished, RunStarted
 from detloom.files import write_text
 from detloom.finish import finish_run, record_data
 from detloom.logging_fanout import LoggerFanout
 from detloom.model import build_losses, input_size
-from detloom.progress import Reading
+from detloom.progress import Reading, say
 from detloom.run_folder import (
     RunRecorder,
     command_line,
@@ -37,7 +37,7 @@ from detloom.specs import ExporterSpec, LoggerContext, LoggerSpec, ModelSpec, Tr
 from detloom.train.assemble import build_model, choose_device, find_weights
 from detloom.train.checkpoint import read_newest
 from detloom.train.session import Session, Surroundings
-from detloom_schemas.run_files import DataIdentity, LoggerRecord, ModelRecord
+from detloom_schemas.run_files import DataIdentity, LoggerRecord, ModelRecord, RunStatus
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
@@ -102,7 +102,7 @@ def _run(given: Given, signalled: threading.Event, *, resumed: bool) -> None:
     describe_start(given, session)
     names = given.dataset.class_map.names
     host.notify("run_started", RunStarted(folder, folder.name, given.resolved.values(), names))
-    status, error = "failed", ""
+    ending = Ending("failed")
     try:
         status = session.train(fanout)
         if status == "interrupted":
@@ -111,13 +111,20 @@ def _run(given: Given, signalled: threading.Event, *, resumed: bool) -> None:
                 hint=f"go on with: detloom train --resume {folder}",
             )
         finish_run(session, fanout)
+        ending = Ending("stopped early" if status == "stopped early" else "completed")
     except BaseException as failure:
-        error = str(failure) or type(failure).__name__
+        ending = ending_of(failure)
         raise
     finally:
-        fanout.close(status)
+        recorder.close(ending.status, ending.error)
+        report = report_on(folder)
+        if report is not None:
+            fanout.artifact("report", report)
+        fanout.close(ending.status)
         recorder.update(loggers=tuple(LoggerRecord(**row) for row in fanout.summary()))
-        host.notify("run_finished", RunFinished(folder, status, error, recorder.record.metrics))
+        host.notify("run_finished", RunFinished(folder, ending.status, ending.error, recorder.record.metrics))
+    say(f"report   {report}")
+    say(f"next     detloom predict {folder} IMAGES --save    detloom evaluate {folder} --per-class")
 
 
 def describe_start(given: Given, session: Session) -> None:
@@ -146,24 +153,49 @@ def describe_start(given: Given, session: Session) -> None:
         f"plan     {session.plan.total_epochs} epochs, {session.plan.total_steps} steps of {batch} images",
         *model.notes,
     ):
-        log.info("%s", line)
+        say(line)
     for warning in model.warnings:
         given.recorder.warn(warning)
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended, and its sentence when it ended badly."""
+
+    status: RunStatus
+    error: str = ""
+
+
+def ending_of(failure: BaseException) -> Ending:
+    stopped = isinstance(failure, RunInterrupted | KeyboardInterrupt)
+    message = failure.message if isinstance(failure, DetloomError) else f"{type(failure).__name__}: {failure}"
+    return Ending("interrupted" if stopped else "failed", message)
+
+
 @contextlib.contextmanager
 def status_kept(recorder: RunRecorder) -> Iterator[None]:
-    """run.json tells how the run ended, however it ended."""
+    """run.json tells how the run ended, also when it ended before its first step."""
     recorder.update(status="running", error="", finished="")
     try:
         yield
-    except (RunInterrupted, KeyboardInterrupt) as stop:
-        recorder.close("interrupted", getattr(stop, "message", "stopped by the user"))
-        raise
     except BaseException as failure:
-        recorder.close("failed", getattr(failure, "message", None) or f"{type(failure).__name__}: {failure}")
+        if recorder.record.status == "running":
+            ending = ending_of(failure)
+            recorder.close(ending.status, ending.error)
         raise
-    recorder.close("completed")
+
+
+def report_on(folder: Path) -> Path | None:
+    """report.html, also of a run that was stopped. A fault in the report must not hide how the run ended."""
+    from detloom.report import load_report_data, write_report
+
+    path = folder / "report.html"
+    try:
+        write_report(load_report_data(folder), path)
+    except Exception as error:
+        log.warning("the report could not be written: %s: %s", type(error).__name__, error)
+        return None
+    return path
 
 
 # ---- before the run ---------------------------------------------------------------------------------------------

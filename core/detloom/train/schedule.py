@@ -39,9 +39,10 @@ class Plan:
             done = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps - 1, 1)
             return self.min_frac + (1 - self.min_frac) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
         if self.curve == "multistep":
-            return self.gamma ** sum(step >= fraction * self.total_steps for fraction in self.milestones)
+            drops = sum(step >= fraction * self.total_steps for fraction in self.milestones)
+            return float(self.gamma**drops)
         if self.curve == "step":
-            return self.gamma ** (step // (self.step_epochs * self.steps_per_epoch))
+            return float(self.gamma ** (step // (self.step_epochs * self.steps_per_epoch)))
         if self.curve == "exponential":
             return self.gamma ** ((step - self.warmup_steps) / self.steps_per_epoch)
         return 1.0

@@ -14,5 +14,5 @@ def seed_torch(*parts: int | str) -> None:
     """Seed every torch generator of this process from the parts."""
     seed = stable_key(*parts) & _MASK
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)

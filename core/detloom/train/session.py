@@ -23,7 +23,7 @@ from detloom.model import describe
 from detloom.train.assemble import BuiltModel, choose_device, choose_precision
 from detloom.train.checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from detloom.train.ema import ModelEMA
-from detloom.train.loop import Hooks, Loop, LoopPlan
+from detloom.train.loop import Hooks, Loop, LoopPlan, Stateful
 from detloom.train.optimizer import build_optimizer
 from detloom.train.schedule import Schedule, plan_of
 
@@ -61,7 +61,7 @@ class Session:
         self.precision = choose_precision(self.config.training, self.device)
         self.detector = model.detector.to(self.device)
         if self.config.training.channels_last:
-            self.detector = self.detector.to(memory_format=torch.channels_last)
+            self.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train_split, self.val_split = self._splits()
         self.loader = self._train_loader()
         self.plan = self._plan()
@@ -133,7 +133,7 @@ class Session:
             save=self._save,
             stop_requested=self.around.stop_requested,
         )
-        plugins = {name: part for name, part in self.loader.plugins.items() if hasattr(part, "state_dict")}
+        plugins = {name: part for name, part in self.loader.plugins.items() if isinstance(part, Stateful)}
         return Loop(
             self.detector,
             optimizer,
