@@ -44,7 +44,7 @@ class Plan:
         if self.curve == "step":
             return float(self.gamma ** (step // (self.step_epochs * self.steps_per_epoch)))
         if self.curve == "exponential":
-            return self.gamma ** ((step - self.warmup_steps) / self.steps_per_epoch)
+            return float(self.gamma ** ((step - self.warmup_steps) / self.steps_per_epoch))
         return 1.0
 
 
