@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 BN_EPS = 1e-3
-BN_MOMENTUM = 0.03
 
 
 class ConvUnit(nn.Module):
@@ -16,7 +15,7 @@ class ConvUnit(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=BN_EPS, momentum=BN_MOMENTUM)
+        self.bn = nn.BatchNorm2d(outputs, eps=BN_EPS)
         self.act = nn.SiLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:

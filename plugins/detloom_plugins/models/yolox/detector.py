@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detloom.detector import Decoded, Detector, LayerGroup, LossTerms, Outputs, Targets, TransferReport
 from detloom.geometry import InputRule, PostRule
@@ -37,6 +37,9 @@ class YoloxDetector(Detector):
         self.variant_name = f"yolox-{variant.name}"
         self.backbone = PathAggregation(variant)
         self.head = DecoupledHead(len(self.class_names), variant)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = settings.norm_momentum
         self.use_l1 = False
         self._l1_frac = settings.l1_frac
         self._grids = GridCache()

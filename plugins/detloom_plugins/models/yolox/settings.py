@@ -10,7 +10,8 @@ from detloom_schemas.base import Settings
 
 
 class YoloxSettings(Settings):
-    """YOLOX: assignment and losses (Ge et al. 2021). The defaults are the original's."""
+    """YOLOX: assignment and losses (Ge et al. 2021). The defaults are the original's, but for
+    `norm_momentum`."""
 
     objectness_weight: Annotated[float, Field(ge=0, description="factor of the objectness term")] = 1.0
     candidate_topk: Annotated[
@@ -24,3 +25,12 @@ class YoloxSettings(Settings):
         float,
         Field(ge=0, le=1, description="share of the epochs, at the end, that add an L1 term on box sides"),
     ] = 0.05
+    norm_momentum: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="batch norm: share of the newest batch in the running statistics; the original's 0.03 is for "
+            "trainings of 100,000 steps, and lags in one of a few hundred",
+        ),
+    ] = 0.1
