@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ALWAYS = (["startup.py"], ["loop_overhead.py"], ["coco_eval.py"])
-WITH_DATA = (["bccd.py", "short"],)
+WITH_DATA = (["image_reading.py"], ["bccd.py", "short"])
 LONG = (["bccd.py", "long"],)
 
 

@@ -12,6 +12,40 @@ _EPS = 1e-7
 """Square pixels: keeps divisions finite and is far below what a box of one pixel has."""
 
 
+def to_cxcywh(boxes: Tensor) -> Tensor:
+    """boxes: [..., 4] xyxy. Returns centre and sides."""
+    return torch.cat(((boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]), dim=-1)
+
+
+def from_cxcywh(boxes: Tensor) -> Tensor:
+    """boxes: [..., 4] centre and sides. Returns xyxy."""
+    half = boxes[..., 2:] / 2
+    return torch.cat((boxes[..., :2] - half, boxes[..., :2] + half), dim=-1)
+
+
+def to_xywh(boxes: Tensor) -> Tensor:
+    """boxes: [..., 4] xyxy. Returns the top left corner and sides, as COCO files have them."""
+    return torch.cat((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), dim=-1)
+
+
+def from_xywh(boxes: Tensor) -> Tensor:
+    """boxes: [..., 4] top left corner and sides. Returns xyxy."""
+    return torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), dim=-1)
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """boxes: [..., 4] xyxy. size: (height, width) of the picture. Returns boxes inside it."""
+    height, width = size
+    limit = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def normalise(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """boxes: [..., 4] in pixels, any of the codings. Returns fractions of (height, width)."""
+    height, width = size
+    return boxes / boxes.new_tensor([width, height, width, height])
+
+
 def areas(boxes: Tensor) -> Tensor:
     """boxes: [..., 4] xyxy. Returns [...]; a box turned inside out has area 0."""
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
