@@ -34,7 +34,7 @@ def document(images: int, first_seed: int, suffix: str = ".png") -> Document:
     ]
     annotations = []
     for n in range(images):
-        for k, (class_id, box) in enumerate(((3, [4.0, 5.0, 20.0, 10.0]), (7, [30.0 + n, 20.0, 16.0, 12.0]))):
+        for k, (class_id, box) in enumerate(((3, [4.0, 5.0, 20.0, 10.0]), (7, [30.0 + n % 15, 20.0, 16.0, 12.0]))):
             annotations.append(
                 {
                     "id": 101 + 2 * n + k,

@@ -78,23 +78,36 @@ ERRORS: list[tuple[str, Callable[[Path], None], str, int, int, int]] = [
     (
         "RLE of another size",
         _json(lambda c: annotation(c).update(segmentation={"size": [9, 9], "counts": [81]})),
-        "bad-segmentation", 1, 4, 7,
+        "bad-segmentation",
+        1,
+        4,
+        7,
     ),
     (
         "RLE that overflows",
         _json(lambda c: annotation(c).update(segmentation={"size": [48, 64], "counts": [1, 10**9]})),
-        "bad-segmentation", 1, 4, 7,
+        "bad-segmentation",
+        1,
+        4,
+        7,
     ),
     (
         "RLE text broken",
         _json(lambda c: annotation(c).update(segmentation={"size": [48, 64], "counts": "zzz~~\x7f"})),
-        "bad-segmentation", 1, 4, 7,
+        "bad-segmentation",
+        1,
+        4,
+        7,
     ),
     ("size wrong", _json(lambda c: c["images"][0].update(width=640)), "size-mismatch", 1, 3, 6),
     ("image id twice", _json(lambda c: c["images"][1].update(id=1)), "duplicate-image-id", 2, 2, 4),
     (
         "annotation id twice",
-        _json(lambda c: _again(c, "annotations", bbox=[1, 1, 9, 9])), "duplicate-annotation-id", 1, 4, 8,
+        _json(lambda c: _again(c, "annotations", bbox=[1, 1, 9, 9])),
+        "duplicate-annotation-id",
+        1,
+        4,
+        8,
     ),
     ("image not listed", _json(lambda c: c["images"].pop(0)), "annotation-without-image", 2, 3, 6),
     ("climbing name", _json(lambda c: c["images"][0].update(file_name="../../x.png")), "path-escape", 1, 3, 6),
@@ -106,8 +119,9 @@ ERRORS: list[tuple[str, Callable[[Path], None], str, int, int, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "code", "times", "images", "objects"), [row[1:] for row in ERRORS],
-                         ids=[row[0] for row in ERRORS])
+@pytest.mark.parametrize(
+    ("plant", "code", "times", "images", "objects"), [row[1:] for row in ERRORS], ids=[row[0] for row in ERRORS]
+)
 def test_an_error_is_named_and_stops_a_training_unless_it_is_allowed(
     tmp_path: Path, plant: Callable[[Path], None], code: str, times: int, images: int, objects: int
 ) -> None:
@@ -161,12 +175,24 @@ WARNINGS: list[tuple[str, Callable[[Path], None], str, int]] = [
     ("same image twice", _json(lambda c: _again(c, "images")), "duplicate-image", 8),
     ("one file, two ids", _file_twice, "duplicate-image-file", 8),
     ("leakage", _same_picture_twice, "leakage", 8),
-    ("class without objects", _json(lambda c: c["categories"].append({"id": 8, "name": "elk"})),
-     "class-without-objects", 8),
-    ("mask without a pixel", _json(lambda c: annotation(c).update(segmentation={"size": [48, 64], "counts": [3072]})),
-     "empty-mask", 8),
-    ("one mask only", _json(lambda c: annotation(c).update(segmentation=[[4, 5, 24, 5, 24, 15, 4, 15]])),
-     "partial-masks", 8),
+    (
+        "class without objects",
+        _json(lambda c: c["categories"].append({"id": 8, "name": "elk"})),
+        "class-without-objects",
+        8,
+    ),
+    (
+        "mask without a pixel",
+        _json(lambda c: annotation(c).update(segmentation={"size": [48, 64], "counts": [3072]})),
+        "empty-mask",
+        8,
+    ),
+    (
+        "one mask only",
+        _json(lambda c: annotation(c).update(segmentation=[[4, 5, 24, 5, 24, 15, 4, 15]])),
+        "partial-masks",
+        8,
+    ),
 ]
 
 
@@ -311,9 +337,7 @@ def test_every_code_is_known_with_a_severity_and_a_sentence() -> None:
         (lambda root: (root / "a").mkdir(parents=True), "holds no annotations"),
     ],
 )
-def test_data_that_are_not_there_are_one_sentence(
-    tmp_path: Path, make: Callable[[Path], object], message: str
-) -> None:
+def test_data_that_are_not_there_are_one_sentence(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
     make(tmp_path / "data")
     with pytest.raises(DataError, match=message) as caught:
         look(tmp_path / "data")

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import signal
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -174,7 +176,10 @@ class _Keys:
 class _Batches:
     def __init__(self, samples: SampleReader, options: _WorkerOptions) -> None:
         self._reader, self._options, self._keys = _Reader(samples), options, _Keys()
-        self._loader: DataLoader[Any] | None = None
+        # Workers stop at once when the last reference to their loader goes, but wait 5 s for a sign of life when
+        # they are swept up in a reference cycle or at exit. So the reference is kept here, and dropped in time.
+        self._alive: list[DataLoader[Any]] = []
+        weakref.finalize(self, self._alive.clear)
 
     def iterate(self, batches: list[list[Key]]) -> Iterator[Batch]:
         pin = self._options.pin and torch.cuda.is_available()
@@ -184,9 +189,24 @@ class _Batches:
                 yield batch.pin_memory() if pin else batch
             return
         self._keys.batches = batches
-        if self._loader is None:
-            self._loader = self._start(pin)
-        yield from _received(self._loader)
+        received: Iterator[Any] | None = self._pass(pin)
+        try:
+            for batch in _checked(received):
+                yield batch
+        except GeneratorExit:  # the caller has enough; persistent workers stay for the next pass
+            raise
+        except BaseException:
+            received = None
+            self._alive.clear()
+            raise
+
+    def _pass(self, pin: bool) -> Iterator[Any]:
+        if self._alive:
+            return iter(self._alive[0])
+        self._alive.append(self._start(pin))
+        iterator = iter(self._alive[0])
+        atexit.register(self._alive.clear)  # after the loader's own handlers, so before them at exit
+        return iterator
 
     def _start(self, pin: bool) -> DataLoader[Any]:
         options = self._options
@@ -205,12 +225,13 @@ class _Batches:
         )
 
 
-def _received(loader: DataLoader[Any]) -> Iterator[Batch]:
+def _checked(received: Iterator[Any]) -> Iterator[Batch]:
+    """Batches of the workers. Raises what went wrong in one of them."""
     try:
-        for received in loader:
-            if isinstance(received, _Failure):
-                raise received.error()
-            yield received
+        for batch in received:
+            if isinstance(batch, _Failure):
+                raise batch.error()
+            yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -218,6 +239,8 @@ def _received(loader: DataLoader[Any]) -> Iterator[Batch]:
             f"a process that reads images died: {error}",
             hint="often too little memory or /dev/shm: lower data.num_workers (0 reads in the main process)",
         ) from error
+    finally:
+        del received  # else the traceback of an error keeps the workers alive
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -108,6 +108,8 @@ def _scale_and_move(
     if columns is None or rows is None:
         return target
     (x0, x1, to_x0, to_x1), (y0, y1, to_y0, to_y1) = columns, rows
+    if interpolation == cv2.INTER_NEAREST:
+        interpolation = cv2.INTER_NEAREST_EXACT  # the plain one is off by half a pixel
     part = cv2.resize(image[y0:y1, x0:x1], (to_x1 - to_x0, to_y1 - to_y0), interpolation=interpolation)
     target[to_y0:to_y1, to_x0:to_x1] = part
     return target
