@@ -42,8 +42,9 @@ class InputRule:
     def content_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(height, width) that the picture itself takes inside the network input."""
         y, x = self.ratios(original)
-        height = min(max(int(original[0] * y), 1), self.size[0])
-        width = min(max(int(original[1] * x), 1), self.size[1])
+        # 11 * (480 / 11) is 479.99...: a side that fills the input must not lose its last pixel.
+        height = min(max(int(original[0] * y + 1e-6), 1), self.size[0])
+        width = min(max(int(original[1] * x + 1e-6), 1), self.size[1])
         return height, width
 
     def resize_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

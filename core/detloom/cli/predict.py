@@ -210,9 +210,12 @@ def _summary(found: Sequence[Found], predictor: Predictor, args: argparse.Namesp
         text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
         console.write(f"{one.path}: {text}")
     total = sum(len(one.detections) for one in found)
+    counted = f"{_counted(total, 'detection')} in {_counted(len(found), 'picture')}"
     places = [f"pictures in {args.save}"] if args.save and found else []
     places += [f"COCO json in {args.coco}"] if args.coco else []
     where = f"; {', '.join(places)}" if places else ""
-    console.note(
-        f"{total} detections in {len(found)} pictures, score at least {predictor.post_rule.score_threshold:g}{where}"
-    )
+    console.note(f"{counted}, score at least {predictor.post_rule.score_threshold:g}{where}")
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from detloom.data.dataset import ClassMap
     from detloom.evaluate import Evaluation
     from detloom_schemas.config import ExportConfig
-    from detloom_schemas.manifest import GateEntry
+    from detloom_schemas.manifest import GateEntry, ParityCase
 
 FULL_TOLERANCE, REDUCED_TOLERANCE = 0.001, 0.01
 """Of AP: for 32 bits, and for 16 bits and below."""
@@ -138,11 +138,13 @@ def _ap_entry(split: Split, before: Evaluation, after: Evaluation) -> dict[str, 
     }
 
 
-def _case_entry(names: tuple[str, ...], case: Difference) -> dict[str, Any]:
-    return {
-        "images": names,
-        "max_box_px": case.max_box_px,
-        "max_score": case.max_score,
-        "agreement": case.agreement,
-        "detections": case.detections,
-    }
+def _case_entry(names: tuple[str, ...], case: Difference) -> ParityCase:
+    from detloom_schemas.manifest import ParityCase
+
+    return ParityCase(
+        images=names,
+        max_box_px=case.max_box_px,
+        max_score=case.max_score,
+        agreement=case.agreement,
+        detections=case.detections,
+    )

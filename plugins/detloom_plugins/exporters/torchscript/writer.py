@@ -36,7 +36,7 @@ class TorchScriptExporter:
             warnings.simplefilter("ignore")  # each Python number that becomes a constant
             try:
                 # Not traced twice to compare: the gate runs the file, and caches may legitimately change the graph.
-                traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
                     deploy_graph(detector), sample_input(request.size, 2), check_trace=False
                 )
                 frozen = torch.jit.freeze(traced.eval())

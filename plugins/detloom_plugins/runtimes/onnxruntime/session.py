@@ -31,7 +31,7 @@ class OnnxRuntime:
         """Raises WeightsError for a file that is no ONNX graph, UsageError for a device that is not there."""
         providers = _providers(device)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), _options(), providers=providers)
+            self._session: Any = onnxruntime.InferenceSession(str(path), _options(), providers=providers)
         except Exception as error:  # onnxruntime raises a dozen kinds of its own, all of them about the file
             raise WeightsError(
                 f"{path} cannot be loaded as ONNX: {_short(error)}", hint="it may be truncated, or hold something else"
