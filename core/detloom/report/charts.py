@@ -25,7 +25,10 @@ def number(value: float) -> str:
     size = abs(value)
     if size >= 10_000:
         return f"{value / 1000:.4g}k"
-    return f"{value:.4g}" if size >= 1e-3 else f"{value:.2e}".replace("e-0", "e-")
+    if size >= 1e-3:
+        return f"{value:.4g}"
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """label: shown beside the axis, or in the first words of a value on hover. low, high: limits; found when None."""
+    """label: shown below the axis and with the values on hover. low, high: limits; found when None. whole: marks at
+    whole numbers alone."""
 
     label: str = ""
     low: float | None = None
     high: float | None = None
     show: Callable[[float], str] = number
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,8 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float]], x_label: str, colou
         return ""
     scale = _Scale(0, len(bars), 0, max(value for _, value in bars) * 1.05)
     parts = _frame(scale, Axis(x_label), Axis(), x_ticks=False)
-    every = math.ceil(len(bars) / 10)
+    # Letters are about 9 wide on a phone; labels that would touch are left out.
+    every = math.ceil(sum(9 * len(label) + 12 for label, _ in bars) / (WIDTH - LEFT - RIGHT))
     for index, (label, value) in enumerate(bars):
         x, width = scale.x(index + 0.08), scale.x(index + 0.92) - scale.x(index + 0.08)
         y = scale.y(value)
@@ -106,10 +112,12 @@ def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     return [*means, points[-1]]
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+def nice_ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
     """Round numbers from low to high."""
     step = 10 ** math.floor(math.log10((high - low) / count))
-    step *= min((1, 2, 2.5, 5, 10), key=lambda factor: abs((high - low) / (step * factor) - count))
+    factors = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+    step *= min(factors, key=lambda factor: abs((high - low) / (step * factor) - count))
+    step = max(step, 1) if whole else step
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
@@ -189,7 +197,7 @@ def _frame(scale: _Scale, x_axis: Axis, y_axis: Axis, *, x_ticks: bool = True) -
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(_text(LEFT - 7, y + 4.5, y_axis.show(value), "end"))
     if x_ticks:
-        for value in nice_ticks(scale.x_low, scale.x_high, 6):
+        for value in nice_ticks(scale.x_low, scale.x_high, 6, whole=x_axis.whole):
             parts.append(_text(scale.x(value), HEIGHT - BOTTOM + 16, x_axis.show(value), "middle"))
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_axis.label, "middle"))

@@ -40,6 +40,7 @@ def training_charts(data: ReportData) -> list[Chart]:
             _single(data, x, label, "Gradient norm before clipping", "train/grad_norm", low=0.0),
             _single(data, x, label, "Images a second", "train/images_per_s", low=0.0),
             _single(data, x, label, "Share of the time waiting for data", "train/data_wait", low=0.0, high=1.0),
+            _single(data, x, label, "Memory, MB", "train/memory_mb", low=0.0),
         )
         if chart is not None
     ]
@@ -76,7 +77,7 @@ def _loss(data: ReportData, x: XOf, label: str) -> Chart | None:
     training = _points(data.steps or data.epochs, "train/loss", x)
     validation = _points(data.epochs, "val/loss", x)
     series = [Series("training", training, "var(--c0)"), Series("validation", validation, "var(--c1)")]
-    return _chart("Loss", series, Axis(label), Axis())
+    return _chart("Loss", series, Axis(label, whole=True), Axis())
 
 
 def _terms(data: ReportData, x: XOf, label: str) -> Chart | None:
@@ -86,7 +87,7 @@ def _terms(data: ReportData, x: XOf, label: str) -> Chart | None:
         Series(key.removeprefix("train/").removeprefix("loss_"), _points(records, key, x), f"var(--c{i % 8})")
         for i, key in enumerate(keys)
     ]
-    return _chart("Terms of the training loss", series, Axis(label), Axis())
+    return _chart("Terms of the training loss", series, Axis(label, whole=True), Axis())
 
 
 def _validation(data: ReportData, x: XOf, label: str) -> Chart | None:
@@ -95,7 +96,7 @@ def _validation(data: ReportData, x: XOf, label: str) -> Chart | None:
     ceiling = max((y for _, y in ap + ap50 if math.isfinite(y)), default=0.0)
     axis = Axis(low=0.0, high=1.0 if ceiling > 0.6 else None, show=lambda value: f"{value:.3g}")
     series = [Series("AP", ap, "var(--c0)"), Series("AP50", ap50, "var(--c1)")]
-    return _chart("Validation", series, Axis(label), axis, best)
+    return _chart("Validation", series, Axis(label, whole=True), axis, best)
 
 
 def _best(data: ReportData, x: XOf) -> Mark | None:
@@ -120,7 +121,7 @@ def _single(
     data: ReportData, x: XOf, label: str, title: str, key: str, *, low: float | None = None, high: float | None = None
 ) -> Chart | None:
     series = [Series(title, _points(data.steps or data.epochs, key, x))]
-    return _chart(title, series, Axis(label), Axis(low=low, high=high))
+    return _chart(title, series, Axis(label, whole=True), Axis(low=low, high=high))
 
 
 def precision_recall(name: str, split: SplitEvaluation) -> Chart | None:
@@ -158,9 +159,9 @@ def data_charts(name: str, split: SplitStatistics) -> list[Chart]:
         )
         charts.append(Chart(f"Objects an image, {name}", svg))
     if split.size_shares:
-        labels = [f"{10 * i}-{10 * (i + 1)}%" for i in range(len(split.size_shares))]
+        labels = [f"{10 * i}-{10 * (i + 1)}" for i in range(len(split.size_shares))]
         bars = [(label, float(value)) for label, value in zip(labels, split.size_shares, strict=True)]
-        svg = bar_chart(f"Objects of {name} by size", bars, "side of the box relative to the image", "var(--c2)")
+        svg = bar_chart(f"Objects of {name} by size", bars, "side of the box, % of the side of the image", "var(--c2)")
         charts.append(Chart(f"Size of objects, {name}", svg))
     return [chart for chart in charts if chart.svg]
 

@@ -61,6 +61,7 @@ def render(data: ReportData) -> str:
         bad=[p for p in pictures if not p.record.good],
         good=[p for p in pictures if p.record.good],
         charts=training_charts(data),
+        exports=sorted(data.exports, key=lambda manifest: not manifest.gate.passed),
         data_charts=_data_charts(data),
         findings=data.data.findings[:MAX_FINDINGS] if data.data else (),
         findings_left_out=max(len(data.data.findings) - MAX_FINDINGS, 0) if data.data else 0,
@@ -132,13 +133,11 @@ def _logger_notices(data: ReportData) -> Sequence[str]:
 
 
 def duration(seconds: float) -> str:
-    """`7 s`, `3 min 5 s` or `2 h 3 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    """`7 s`, `21 min` or `2 h 3 min`."""
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def shown_value(value: Any) -> str:
