@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,31 +37,29 @@ def first_party_folder() -> Path:
     return clone if package.parent.name == "core" and clone.is_dir() else package.parent / FIRST_PARTY_PACKAGE
 
 
-def first_party_candidates() -> Iterator[Candidate]:
-    """One candidate for each module or package directly below `detloom_plugins/<kind>/`."""
+def first_party_candidates(kinds: Sequence[str] | None = None) -> Iterator[Candidate]:
+    """One candidate for each module or package directly below `detloom_plugins/<kind>/`. kinds: all when None."""
     folder = first_party_folder()
     if not folder.is_dir():
         return
     for kind in sorted(entry.name for entry in folder.iterdir() if entry.is_dir()):
-        if kind.startswith(("_", ".")):
+        if kind.startswith(("_", ".")) or (kinds is not None and kind not in kinds):
             continue
         for name in sorted(_modules_below(folder / kind)):
-            module = f"{FIRST_PARTY_PACKAGE}.{kind}.{name}"
-            load = partial(_import_from, module, folder)
+            load = partial(_import_from, f"{FIRST_PARTY_PACKAGE}.{kind}.{name}", folder)
             yield Candidate(f"{kind}.{name}", OWN_DISTRIBUTION, detloom.__version__, "first-party", load)
 
 
 def entry_point_candidates() -> Iterator[Candidate]:
     """One candidate for each entry point of the group `detloom`, ordered by distribution and name."""
-    from importlib.metadata import entry_points
+    from detloom.entry_points import installed_entry_points
 
-    found = []
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        distribution = point.dist.metadata["Name"] if point.dist else "?"
-        version = point.dist.version if point.dist else "?"
-        if _normalised(distribution) != OWN_DISTRIBUTION:
-            found.append(Candidate(point.name, distribution, version, "entry point", point.load))
-    yield from sorted(found, key=lambda candidate: (_normalised(candidate.distribution), candidate.name))
+    found = [
+        Candidate(point.name, point.distribution, point.version, "entry point", point.load)
+        for point in installed_entry_points(ENTRY_POINT_GROUP)
+        if point.key != OWN_DISTRIBUTION
+    ]
+    yield from sorted(found, key=lambda candidate: (candidate.distribution.lower(), candidate.name))
 
 
 def _modules_below(folder: Path) -> Iterator[str]:
@@ -81,11 +78,7 @@ def _import_from(module: str, folder: Path) -> object:
     if FIRST_PARTY_PACKAGE not in sys.modules and str(folder.parent) not in sys.path:
         sys.path.insert(0, str(folder.parent))
     plugin = importlib.import_module(module)
-    where = Path(str(plugin.__file__)).resolve()
-    if not where.is_relative_to(folder.resolve()):
+    where = Path(str(plugin.__file__))
+    if not (where.is_relative_to(folder) or where.resolve().is_relative_to(folder)):
         raise ImportError(f"{module} was imported from {where}, which is not beside this detloom ({folder})")
     return plugin
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -7,13 +7,12 @@ parts is used, and it is listed with the reason. Light: nothing heavy is importe
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from types import FunctionType, ModuleType
 from typing import Any, Literal, TypeVar
 
 import pluggy
@@ -22,8 +21,6 @@ from detloom import hookspecs
 from detloom.discovery import Candidate, Origin, entry_point_candidates, first_party_candidates
 from detloom.errors import PluginError
 from detloom.specs import API_VERSION, SPEC_TYPES, ModelSpec, Spec
-
-logger = logging.getLogger("detloom")
 
 S = TypeVar("S", bound=Spec)
 Status = Literal["ok", "broken", "blocked"]
@@ -67,22 +64,26 @@ class _Entry:
     first_party: bool
 
 
+class _Manager(pluggy.PluginManager):
+    """Looks at functions alone: pluggy's careful look at every name of a module takes longer than its import."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        value = vars(plugin).get(name) if isinstance(plugin, ModuleType) else None
+        skipped = isinstance(plugin, ModuleType) and not isinstance(value, FunctionType)
+        return None if skipped else super().parse_hookimpl_opts(plugin, name)
+
+
 class PluginHost:
     """The loaded plugins. Built once by `discover` and handed on; it never changes afterwards."""
 
     def __init__(self, candidates: Iterable[Candidate], block: Sequence[str] = ()) -> None:
-        self._manager = pluggy.PluginManager("detloom")
+        self._manager = _Manager("detloom")
         self._manager.add_hookspecs(hookspecs)
         self._entries: dict[type[Spec], list[_Entry]] = {kind: [] for kind in SPEC_TYPES}
         self._infos: dict[str, PluginInfo] = {}
         self._clashes: list[PluginInfo] = []
-        seen: list[str] = []
         for candidate in candidates:
-            seen.append(candidate.name)
             self._admit(candidate, block)
-        for pattern in block:
-            if not any(fnmatchcase(name, pattern) for name in seen):
-                logger.warning("no plugin matches the blocked pattern %r", pattern)
 
     # --- what is there ---
 
@@ -122,7 +123,7 @@ class PluginHost:
         """Sentences that help somebody who asked for a spec that is not there."""
         names = [self.qualified(spec) for spec in self.specs(kind)]
         lines = []
-        near = get_close_matches(name, names, n=3, cutoff=0.6)
+        near = _close(name, names)
         if near:
             lines.append(f"did you mean {' or '.join(near)}?")
         lines.append(f"{kind.kind}s here: {', '.join(names) or 'none'}")
@@ -155,9 +156,7 @@ class PluginHost:
             try:
                 self._only(hook, info.name)(event=event)
             except Exception as error:
-                logger.warning(
-                    "plugin %s failed in %s and was ignored: %s", info.label, hook, describe(error), exc_info=error
-                )
+                _warn(f"plugin {info.label} failed in {hook} and was ignored: {describe(error)}", error)
 
     # --- admission ---
 
@@ -196,11 +195,10 @@ class PluginHost:
 
     def _register(self, plugin: object, name: str) -> tuple[str, ...]:
         """Give the plugin to pluggy after looking at its hooks. Returns the hooks that it implements."""
-        for attribute in sorted(vars(plugin) if hasattr(plugin, "__dict__") else dir(plugin)):
-            value = getattr(plugin, attribute)
+        for attribute in dir(plugin):
             options = self._manager.parse_hookimpl_opts(plugin, attribute)
             if options is None:
-                if attribute in HOOKS and callable(value):
+                if attribute in HOOKS and callable(getattr(plugin, attribute)):
                     raise _RefusedError(f"{attribute} is not marked with @hookimpl, so it would never be called")
                 continue
             _check_hook(options.get("specname") or attribute, options)
@@ -253,21 +251,39 @@ class PluginHost:
         raise PluginError(f"the {spec.kind} {spec.name!r} does not belong to a loaded plugin")
 
 
-def discover(block: Sequence[str] = ()) -> PluginHost:
+def discover(block: Sequence[str] = (), kinds: Sequence[str] | None = None) -> PluginHost:
     """Find and load every plugin on this machine.
 
-    block: patterns of plugin names to leave out (`losses.*`), beside those in the environment variable
-    DETLOOM_BLOCK_PLUGINS (separated by commas). Never raises because of a plugin.
+    kinds: folders of first-party plugins to look into (`commands`); all when None. block: patterns of plugin names to
+    leave out (`losses.*`), beside those in the environment variable DETLOOM_BLOCK_PLUGINS (separated by commas).
+    Never raises because of a plugin.
     """
     named = [part.strip() for part in os.environ.get(BLOCK_VARIABLE, "").split(",")]
     patterns = [*block, *(part for part in named if part)]
-    return PluginHost([*first_party_candidates(), *entry_point_candidates()], patterns)
+    host = PluginHost([*first_party_candidates(kinds), *entry_point_candidates()], patterns)
+    for pattern in patterns if kinds is None else ():
+        if not any(fnmatchcase(info.name, pattern) for info in host.plugins):
+            _warn(f"no plugin matches the blocked pattern {pattern!r}")
+    return host
 
 
 def describe(error: BaseException) -> str:
     """`ModuleNotFoundError: No module named 'x'`, on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _warn(message: str, error: Exception | None = None) -> None:
+    # Imported here, like difflib below: a machine without faults does not pay for them.
+    import logging
+
+    logging.getLogger("detloom").warning("%s", message, exc_info=error)
+
+
+def _close(name: str, names: Sequence[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name, names, n=3, cutoff=0.6)
 
 
 def _info(candidate: Candidate, status: Status, reason: str) -> PluginInfo:
@@ -292,7 +308,7 @@ def _check_api(plugin: object) -> None:
 
 def _check_hook(name: str, options: Mapping[str, Any]) -> None:
     if name not in HOOKS:
-        near = get_close_matches(name, HOOKS, n=1, cutoff=0.6)
+        near = _close(name, HOOKS)
         meant = f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(HOOKS)}"
         raise _RefusedError(f"there is no hook {name}; {meant}")
     if options.get("wrapper") or options.get("hookwrapper"):

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import argparse
 
     import numpy as np
-    from detloom_schemas.base import Settings
 
-    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff, SourcePlan
     from detloom.data.dataset import Dataset
+    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff, SourcePlan
     from detloom.detector import Detector, ElementLoss
     from detloom.host import PluginHost
     from detloom.prediction import Runtime
     from detloom.sample import Sample
+    from detloom_schemas.base import Settings
 
 API_VERSION = (0, 1)
 """Major and minor version of the plugin contract. A plugin states the one it was written for."""
@@ -38,9 +38,13 @@ def no_settings() -> Settings:
     return Settings()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Spec:
-    """name: unique within its kind; lower case letters, digits, `-` and `_`. summary: one line."""
+    """name: unique within its kind; lower case letters, digits, `-` and `_`. summary: one line.
+
+    Specs are equal when they are the same object: functions and mappings have no other equality, and a generated one
+    would cost a tenth of the time of `detloom --help`.
+    """
 
     kind: ClassVar[str] = ""
     hook: ClassVar[str] = ""
@@ -80,7 +84,7 @@ class ModelContext:
     loss_weights: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelSpec(Spec):
     """A detector: one variant of a family, named `family-variant`.
 
@@ -130,7 +134,7 @@ class FetchContext:
     cancelled: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceSpec(Spec):
     """A place that data is fetched from; its settings sit at `data.<name>`."""
 
@@ -161,7 +165,7 @@ class WritableFormat(Format, Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FormatSpec(Spec):
     """A format of annotations, found by `sniff` or named in `data.format`."""
 
@@ -182,7 +186,7 @@ class Transform(Protocol):
     def __call__(self, sample: Sample, rng: np.random.Generator, extras: Sequence[Sample]) -> Sample: ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class AugmentationSpec(Spec):
     """A transform of training samples. extras: how many other samples it wants (mosaic 3, mixup 1)."""
 
@@ -193,7 +197,7 @@ class AugmentationSpec(Spec):
     extras: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LossSpec(Spec):
     """An element-wise loss for one role.
 
@@ -228,7 +232,7 @@ class ExportRequest:
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ExporterSpec(Spec):
     """Writes a deployable file. runtime: the name of the runtime that can run the file (used by the gate)."""
 
@@ -250,7 +254,7 @@ class RuntimeRequest:
     host: PluginHost
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RuntimeSpec(Spec):
     """Runs a model file: uint8 network inputs in, decoded boxes and scores out.
 
@@ -310,7 +314,7 @@ class Tracker(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LoggerSpec(Spec):
     """A logger; its settings sit at `experiment.logging.<name>`.
 
@@ -334,7 +338,7 @@ class TrackedConfig:
     origins: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CommandSpec(Spec):
     """A subcommand of `detloom`. `add_arguments` fills its parser; `run` gets the parsed arguments and returns the
     exit code."""
@@ -357,4 +361,3 @@ SPEC_TYPES: tuple[type[Spec], ...] = (
     LoggerSpec,
     CommandSpec,
 )
-

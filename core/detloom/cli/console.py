@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from detloom.errors import ConfigError, DetloomError, Mistake
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1", "dim": "2"}
-_PLACE = re.compile(r"(?P<file>.+\.(ya?ml|json|toml|env)|\.env):(?P<line>\d+):(?P<column>\d+)")
+_PLACE = r"(?P<file>.+\.(ya?ml|json|toml|env)|\.env):(?P<line>\d+):(?P<column>\d+)"
 
 
 def write(text: str) -> None:
@@ -28,6 +26,8 @@ def note(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
+    import json
+
     write(json.dumps(value, indent=2, ensure_ascii=False))
 
 
@@ -70,7 +70,7 @@ def print_error(failure: DetloomError) -> None:
 
 
 def _mistake(mistake: Mistake) -> str:
-    found = _PLACE.fullmatch(mistake.place)
+    found = re.fullmatch(_PLACE, mistake.place)
     excerpt = _excerpt(found["file"], int(found["line"]), int(found["column"])) if found else []
     place = "" if excerpt or not mistake.place else f" ({mistake.place})"
     lines = [f"  {paint(mistake.key, 'bold', sys.stderr)}{place}: {mistake.message}"]
@@ -82,6 +82,8 @@ def _mistake(mistake: Mistake) -> str:
 
 def _excerpt(file: str, line: int, column: int) -> list[str]:
     """The line of the file with a mark below the word at the column; nothing when it cannot be read."""
+    from pathlib import Path
+
     try:
         text = Path(file).read_text(encoding="utf-8-sig").splitlines()[line - 1]
     except (OSError, UnicodeDecodeError, IndexError):
@@ -104,14 +106,22 @@ def print_traceback() -> None:
     traceback.print_exc(file=sys.stderr)
 
 
-class WarningHandler(logging.Handler):
-    """Log records of warnings and above, as lines on stderr."""
+@contextlib.contextmanager
+def warnings_shown() -> Iterator[None]:
+    """While the block runs, warnings of the package are lines on stderr; everything else goes to a run's log."""
+    import logging
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                (error if record.levelno >= logging.ERROR else warning)(record.getMessage())
+            except Exception:
+                self.handleError(record)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            (error if record.levelno >= logging.ERROR else warning)(record.getMessage())
-        except Exception:
-            self.handleError(record)
+    handler = Handler(logging.WARNING)
+    logger = logging.getLogger("detloom")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import detloom
 from detloom.cli import console
-from detloom.cli.parser import Parser
 from detloom.errors import DetloomError, UsageError
 
 if TYPE_CHECKING:
@@ -41,23 +37,20 @@ INTERRUPTED = 130
 BLOCK_VARIABLE = "DETLOOM_BLOCK_PLUGINS"
 
 
-@dataclass(slots=True)
 class _Command:
     """What is needed to call a command. prepare: rewrites its arguments before they are parsed."""
 
-    summary: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-    prepare: Callable[[list[str]], list[str]] = field(default=lambda arguments: arguments)
-
-
-@dataclass(slots=True)
-class _Globals:
-    """Options that every command takes, wherever they stand."""
-
-    debug: bool = False
-    block: list[str] = field(default_factory=list)
-    rest: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        summary: str,
+        add_arguments: Callable[[argparse.ArgumentParser], None],
+        run: Callable[[argparse.Namespace], int],
+        prepare: Callable[[list[str]], list[str]] = list,
+    ) -> None:
+        self.summary = summary
+        self.add_arguments = add_arguments
+        self.run = run
+        self.prepare = prepare
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "detloom") -> int:
@@ -65,10 +58,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "detloom") -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        with _warnings_shown():
-            code = _dispatch(_global_options(arguments), prog)
-            sys.stdout.flush()  # a closed pipe must be noticed here, not while the interpreter shuts down
-            return code
+        code = _dispatch(*_global_options(arguments), prog)
+        sys.stdout.flush()  # a closed pipe must be noticed here, not while the interpreter shuts down
+        return code
     except DetloomError as error:
         if debug:
             console.print_traceback()
@@ -90,52 +82,54 @@ def main(argv: Sequence[str] | None = None, prog: str = "detloom") -> int:
         return 1
 
 
-def _dispatch(options: _Globals, prog: str) -> int:
-    name = options.rest[0] if options.rest else "--help"
-    with _blocked(options.block):
+def _dispatch(rest: list[str], blocked: list[str], prog: str) -> int:
+    name = rest[0] if rest else "--help"
+    with _blocked(blocked):
         if name in ("-h", "--help", "help"):
             console.write(_help())
             return 0
         if name == "--version":
             console.write(f"detloom {detloom.__version__}")
             return 0
+        from detloom.cli.parser import Parser
+
         command = _find(name)
         parser = Parser(prog=prog if prog != "detloom" else f"detloom {name}", description=command.summary)
         parser.epilog = "also: --debug (traceback of a failure), --block-plugin PATTERN (leave plugins out)"
         command.add_arguments(parser)
-        arguments = parser.parse(command.prepare(options.rest[1:]))
-        arguments.argv = options.rest[1:]  # as typed: a run keeps how it was started
-        return command.run(arguments)
+        arguments = parser.parse(command.prepare(rest[1:]))
+        arguments.argv = rest[1:]  # as typed: a run keeps how it was started
+        if name == "plugins":
+            return command.run(arguments)
+        with console.warnings_shown():
+            return command.run(arguments)
 
 
-def _global_options(arguments: list[str]) -> _Globals:
-    """Take --debug and --block-plugin out of the arguments; what follows `--` is left alone."""
-    options = _Globals()
+def _global_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Take --debug and --block-plugin out of the arguments: the rest, and the patterns of plugins to block."""
+    rest: list[str] = []
+    blocked: list[str] = []
     remaining = iter(arguments)
     for argument in remaining:
         if argument == "--":
-            options.rest += [argument, *remaining]
-        elif argument == "--debug":
-            options.debug = True
+            rest += [argument, *remaining]
         elif argument == "--block-plugin":
             pattern = next(remaining, None)
             if pattern is None:
                 raise UsageError("--block-plugin needs a pattern", hint="for example: --block-plugin 'loggers.*'")
-            options.block.append(pattern)
+            blocked.append(pattern)
         elif argument.startswith("--block-plugin="):
-            options.block.append(argument.partition("=")[2])
-        else:
-            options.rest.append(argument)
-    return options
+            blocked.append(argument.partition("=")[2])
+        elif argument != "--debug":
+            rest.append(argument)
+    return rest, blocked
 
 
 def _find(name: str) -> _Command:
     """The command of this name: ours, or a plugin's."""
     if name in COMMANDS:
         module = importlib.import_module(f"detloom.cli.{name}")
-        command = _Command(COMMANDS[name], module.add_arguments, module.run)
-        command.prepare = getattr(module, "prepare", command.prepare)
-        return command
+        return _Command(COMMANDS[name], module.add_arguments, module.run, getattr(module, "prepare", list))
     if name.startswith("-"):
         raise UsageError(f"a command must come first; found {name}", hint=f"commands: {', '.join(COMMANDS)}")
     specs = _plugin_commands()
@@ -143,6 +137,8 @@ def _find(name: str) -> _Command:
         if spec_name == name:
             return _Command(spec.summary, spec.add_arguments, spec.run)
     names = [*COMMANDS, *specs]
+    from difflib import get_close_matches
+
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(names)}"
     raise UsageError(f"there is no command {name!r}", hint=hint)
@@ -152,7 +148,7 @@ def _plugin_commands() -> dict[str, CommandSpec]:
     from detloom.host import discover
     from detloom.specs import CommandSpec
 
-    host = discover()
+    host = discover(kinds=["commands"])  # models and the rest have no commands; `--help` need not load them
     named: dict[str, CommandSpec] = {}
     for spec in host.specs(CommandSpec):
         # Our own commands keep their names; a clash among plugins must be called `plugin:name`.
@@ -194,17 +190,3 @@ def _blocked(patterns: list[str]) -> Iterator[None]:
             os.environ.pop(BLOCK_VARIABLE)
             if before is not None:
                 os.environ[BLOCK_VARIABLE] = before
-
-
-@contextlib.contextmanager
-def _warnings_shown() -> Iterator[None]:
-    """Warnings of the package reach the terminal; the rest goes to a run's log."""
-    handler = console.WarningHandler()
-    logger = logging.getLogger("detloom")
-    logger.addHandler(handler)
-    propagated, logger.propagate = logger.propagate, False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagated

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from detloom.errors import UsageError
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Knows its width beforehand: argparse would import shutil, and with it four compressors, to ask for it."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(sys.stdout.fileno()).columns
+        except (ValueError, OSError):
+            columns = 80
+        super().__init__(prog, width=columns - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Formatter)
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
@@ -41,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def _advice(self, argument: str) -> str:
         name = argument.partition("=")[0]
-        near = get_close_matches(name, self.flags(), n=1, cutoff=0.6)
+        near = _close(name, self.flags())
         if near:
             return f"did you mean {near[0]}?"
         keys = "; any key of the configuration can be written as --section.key VALUE"
@@ -49,10 +61,16 @@ class Parser(argparse.ArgumentParser):
 
     def _plain(self, message: str) -> str:
         """argparse's sentences, without its `argument command:` prefixes."""
-        choice = re.match(r"argument (\S+): invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        choice = re.match(r"argument (.+?): invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice is not None:
             names = re.findall(r"[\w-]+", choice[3])
-            near = get_close_matches(choice[2], names, n=1, cutoff=0.6)
+            near = _close(choice[2], names)
             meant = f"; did you mean {near[0]}?" if near else ""
             return f"{self.prog}: {choice[2]!r} is none of {', '.join(names)}{meant}"
         return f"{self.prog}: {message.removeprefix('argument ')}"
+
+
+def _close(word: str, words: Sequence[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(word, words, n=1, cutoff=0.6)
