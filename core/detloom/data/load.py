@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +14,17 @@ from detloom.data.findings import IMAGE_ERRORS, DataRefusedError, refused
 from detloom.data.inspect import Inspection, inspect_dataset
 from detloom.data.splitting import SplitShares
 from detloom.data.validate import ReadOptions, validate
-from detloom.errors import DataError
+from detloom.errors import DataError, DetloomError, PluginError
+from detloom.host import describe
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
     from detloom.data.dataset import Dataset
-    from detloom.data.records import DataTree, Finding
+    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord
     from detloom.host import PluginHost
-    from detloom.specs import Format
+    from detloom.specs import Format, FormatSpec, Spec
+
+log = logging.getLogger("detloom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +77,11 @@ def _read(
 ) -> tuple[str, Dataset | None, tuple[Finding, ...]]:
     data = config.config.data
     tree = fetch_tree(config, host)
-    chosen = choose_format(config, host, tree)
+    spec, chosen = choose_format(config, host, tree)
     shares = SplitShares(data.split.val, data.split.test, data.split.seed)
     options = ReadOptions(shares, for_training, progress)
     name = data_name(tree)
-    dataset, findings = validate(name, chosen.read(tree), options)
+    dataset, findings = validate(name, _records(host, spec, chosen, tree), options)
     return name, dataset, findings
 
 
@@ -85,32 +90,60 @@ def fetch_tree(config: ResolvedConfig, host: PluginHost) -> DataTree:
     from detloom.specs import FetchContext, SourceSpec
 
     spec = host.get(SourceSpec, config.config.data.source)
-    source = spec.build(config.settings(spec))
-    plan = source.plan()
-    return source.fetch(plan, cache_dir() / "sources" / spec.name / plan.revision, FetchContext())
+    owner = host.plugin_of(spec).name
+    with _blamed(host, spec):
+        source = spec.build(config.settings(spec))
+        plan = source.plan()
+        return source.fetch(plan, cache_dir() / "sources" / owner / spec.name / plan.revision, FetchContext())
 
 
-def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> Format:
+def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> tuple[FormatSpec, Format]:
     """The named format, or the one that is surest. Raises DataError with every format's reason."""
     from detloom.specs import FormatSpec
 
     wanted = config.config.data.format
     if wanted != "auto":
         spec = host.get(FormatSpec, wanted)
-        return spec.build(config.settings(spec))
+        with _blamed(host, spec):
+            return spec, spec.build(config.settings(spec))
     tried = []
     for spec in host.specs(FormatSpec):
-        candidate = spec.build(spec.settings())
-        sniff = candidate.sniff(tree)
-        tried.append((sniff.score, spec.name, sniff.reason, candidate))
-    best = max(tried, key=lambda one: one[0], default=None)
-    if best is None or best[0] <= 0:
-        reasons = "".join(f"\n  {name}: {reason}" for _, name, reason, _ in tried)
+        try:
+            candidate = spec.build(spec.settings())
+            sniff = candidate.sniff(tree)
+        except Exception as error:  # data of another format must not suffer from it
+            log.warning("format %s could not look at the data: %s", host.qualified(spec), describe(error))
+            continue
+        tried.append((sniff, spec, candidate))
+    best = max(tried, key=lambda one: one[0].score, default=None)
+    if best is None or best[0].score <= 0:
+        reasons = "".join(f"\n  {host.qualified(spec)}: {sniff.reason}" for sniff, spec, _ in tried)
         raise DataError(
             f"{tree.root} holds no annotations that can be read:{reasons or ' no format is installed'}",
             hint="name the annotation files with --train, --val and --test, or the format with data.format",
         )
-    return best[3]
+    return best[1], best[2]
+
+
+def _records(
+    host: PluginHost, spec: FormatSpec, chosen: Format, tree: DataTree
+) -> Iterator[ClassRecord | ImageRecord | Finding]:
+    with _blamed(host, spec):
+        yield from chosen.read(tree)
+
+
+@contextlib.contextmanager
+def _blamed(host: PluginHost, spec: Spec) -> Iterator[None]:
+    """A fault of a plugin's own code, with its name; what it says about the data passes."""
+    try:
+        yield
+    except DetloomError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the {spec.kind} {host.qualified(spec)} failed: {describe(error)}",
+            hint=f"report this to the author of {host.plugin_of(spec).label}; --debug shows where it happened",
+        ) from error
 
 
 def data_name(tree: DataTree) -> str:

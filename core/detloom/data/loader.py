@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from detloom.data.batch import Batch, ImageTarget, collate_fn
 from detloom.data.dataset import Split
+from detloom.data.memory import keep_freed_memory
 from detloom.data.samples import NamedTransform, SampleReader, build_transforms
 from detloom.errors import DataError, DetloomError, PluginError
 from detloom.geometry import InputRule
@@ -184,19 +185,17 @@ class _Batches:
     def iterate(self, batches: list[list[Key]]) -> Iterator[Batch]:
         pin = self._options.pin and torch.cuda.is_available()
         if self._options.count == 0:
+            keep_freed_memory()
             for keys in batches:
                 batch = self._reader.batch(keys)
                 yield batch.pin_memory() if pin else batch
             return
         self._keys.batches = batches
-        received: Iterator[Any] | None = self._pass(pin)
         try:
-            for batch in _checked(received):
-                yield batch
+            yield from _checked(self._pass(pin))
         except GeneratorExit:  # the caller has enough; persistent workers stay for the next pass
             raise
         except BaseException:
-            received = None
             self._alive.clear()
             raise
 
@@ -250,6 +249,7 @@ def _as_it_is(batch: Any) -> Any:
 def _start_worker(number: int) -> None:
     """Workers use one thread each, and leave Ctrl-C to the main process."""
     del number
+    keep_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 if TYPE_CHECKING:
@@ -24,4 +25,5 @@ class VerticalFlip:
         boxes = sample.boxes.copy()
         boxes[:, [1, 3]] = sample.image.shape[0] - sample.boxes[:, [3, 1]]
         masks = None if sample.masks is None else sample.masks[:, ::-1]
-        return replace(sample, image=sample.image[::-1], boxes=boxes, masks=masks)
+        image = np.asarray(cv2.flip(sample.image, 0), dtype=np.uint8)
+        return replace(sample, image=image, boxes=boxes, masks=masks)
