@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import data_folder, record
-
 import cv2
 import numpy as np
-from detloom.data.images import read_image
+from common import data_folder, record
 from PIL import Image
+
+from detloom.data.images import read_image
 
 
 def with_pillow(path: Path) -> Any:

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import io
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,11 +21,10 @@ from typing import Any
 
 from common import ROOT, record
 
-import sys
-
 sys.path.insert(0, str(ROOT / "tests"))
 
 import torch
+
 from detloom.config import resolve
 from detloom.host import discover
 from detloom.logging_fanout import LoggerFanout
@@ -126,7 +126,7 @@ def main() -> None:
             f"bare loop {statistics.median(r[0] for r in rows):.3f} ms a step, ours "
             f"{statistics.median(r[1] for r in rows):.3f} ms a step (CPU time, medians of {len(rows)} rounds of "
             f"{arguments.steps} steps)",
-            f"overhead: median {statistics.median(extra):+.3f} ms a step (from {min(extra):+.3f} to {max(extra):+.3f}); "
+            f"overhead: median {statistics.median(extra):+.3f} ms a step (from {min(extra):+.3f} to {max(extra):+.3f})",
             "goal: at most 0.10 ms",
         ],
     )

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from detloom import boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as referee
+
+from detloom import boxes
 
 corner = st.integers(-50, 50)
 side = st.integers(1, 60)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from detloom.errors import CheckpointError, DetloomError
 from detloom.files import sha256_of
 from detloom.train.checkpoint import read_checkpoint, read_manifest, read_newest, save_checkpoint

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from detloom.train.ema import ModelEMA
 from torch import nn
+
+from detloom.train.ema import ModelEMA
 
 
 def model() -> nn.Module:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+
 from detloom.detector import LossTerms
 from detloom.train.checkpoint import read_checkpoint, save_checkpoint
 from detloom.train.ema import ModelEMA
-from detloom.train.loop import Hooks, Loop, LoopPlan, TrainingDivergedError
+from detloom.train.loop import Hooks, Loop, LoopPlan, TrainingDiverged
 from detloom.train.optimizer import build_optimizer, freeze_backbone
 from detloom.train.schedule import Schedule, plan_of
 from detloom_schemas.config import TrainingConfig
@@ -239,7 +240,7 @@ def test_a_loss_that_is_not_a_number_stops_with_advice_and_saves_nothing() -> No
 
     recorder = Recorder()
     loop = make_loop(TrainingConfig(epochs=1), batches(2), recorder, detector=Broken(["a", "b"]))
-    with pytest.raises(TrainingDivergedError, match=r"(?s)loss is nan at step 1.*training\.lr"):
+    with pytest.raises(TrainingDiverged, match=r"(?s)loss is nan at step 1.*training\.lr"):
         loop.run()
     assert recorder.saved == []
 

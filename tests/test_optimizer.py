@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from detloom.detector import LayerGroup
 from detloom.train.optimizer import Rates, build_llrd_optimizer, build_optimizer, freeze_backbone, parameter_groups
 from detloom_schemas.config import TrainingConfig
 from tiny import TinyDetector
-from torch import nn
 
 
 def rate_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> float:

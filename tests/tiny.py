@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from detloom.data.loader import Batch
 from detloom.detector import Decoded, Detector, LayerGroup, LossTerms, Outputs, Targets, TransferReport
 from detloom.errors import WeightsError
 from detloom.geometry import InputRule, PostRule
-from torch import Tensor, nn
 
 
 class TinyDetector(Detector):

@@ -1,3 +1,4 @@
+# ruff: noqa: TID253
 """The detector contract: forward, loss, decode and predict apart, so that every family has the same shape."""
 
 from __future__ import annotations
@@ -34,9 +35,7 @@ class Targets:
 
     def to(self, device: torch.device) -> Self:
         masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
-        return type(self)(
-            self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), masks
-        )
+        return type(self)(self.boxes.to(device, non_blocking=True), self.labels.to(device, non_blocking=True), masks)
 
     def slice(self, rows: slice) -> Self:
         """The targets of some images of the batch (a micro-batch)."""
@@ -153,9 +152,7 @@ class Detector(nn.Module, abc.ABC):
         return pixels
 
     @abc.abstractmethod
-    def forward(
-        self, images: Tensor, targets: Targets | None = None, prompts: object | None = None
-    ) -> Outputs:
+    def forward(self, images: Tensor, targets: Targets | None = None, prompts: object | None = None) -> Outputs:
         """images: uint8 RGB [B, 3, H, W]. targets: only for families that train by denoising."""
 
     @abc.abstractmethod
@@ -170,9 +167,7 @@ class Detector(nn.Module, abc.ABC):
         """Every module that has parameters, once, from the input to the output."""
 
     @abc.abstractmethod
-    def load_pretrained(
-        self, state: Mapping[str, Tensor], class_names: Sequence[str], source: str
-    ) -> TransferReport:
+    def load_pretrained(self, state: Mapping[str, Tensor], class_names: Sequence[str], source: str) -> TransferReport:
         """Take the weights of a model with other classes: rows of shared class names are copied, others reset.
 
         class_names: of the rows of the file's head; empty when unknown (the head is then reset). Raises

@@ -1,3 +1,4 @@
+# ruff: noqa: TID253
 """Randomness as a function: every random number of the input is keyed, none depends on order, workers or restarts."""
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -33,9 +32,10 @@ from detloom.run_folder import (
     log_to,
     newest_resumable,
 )
-from detloom.specs import ExporterSpec, LoggerContext, LoggerSpec, ModelSpec, TrackedConfig, Tracker
+from detloom.specs import ExporterSpec, LoggerContext, LoggerSpec, ModelSpec, Tracker
+from detloom.tracking import StopRequests, connect_trackers, open_trackers, restored_checkpoint
 from detloom.train.assemble import build_model, choose_device, find_weights
-from detloom.train.checkpoint import read_newest
+from detloom.train.checkpoint import read_checkpoint, read_newest
 from detloom.train.session import Session, Surroundings
 from detloom_schemas.run_files import DataIdentity, LoggerRecord, ModelRecord, RunStatus
 
@@ -91,13 +91,15 @@ def _run(given: Given, signalled: threading.Event, *, resumed: bool) -> None:
     write_text(folder / "config.yaml", given.resolved.to_yaml())
     record_data(folder, given.dataset)
 
-    def stop_requested() -> bool:
-        return signalled.is_set() or any(tracker.stop_requested() for tracker in given.trackers.values())
-
+    asked = StopRequests(given.trackers)
+    restored = None if resumed else restored_checkpoint(given.trackers, folder / "checkpoints" / "restored.pt")
     model = build_model(given.resolved, host, given.dataset)
-    session = Session(Surroundings(given.resolved, host, given.dataset, recorder, stop_requested), model)
+    around = Surroundings(given.resolved, host, given.dataset, recorder, lambda: signalled.is_set() or asked())
+    session = Session(around, model)
     if resumed:
         session.resume_from(*read_newest(folder / "checkpoints"))
+    elif restored is not None:
+        session.resume_from(read_checkpoint(restored), restored)
     fanout = open_loggers(given, session)
     describe_start(given, session)
     names = given.dataset.class_map.names
@@ -121,7 +123,7 @@ def _run(given: Given, signalled: threading.Event, *, resumed: bool) -> None:
         if report is not None:
             fanout.artifact("report", report)
         fanout.close(ending.status)
-        recorder.update(loggers=tuple(LoggerRecord(**row) for row in fanout.summary()))
+        recorder.update(loggers=tuple(LoggerRecord.model_validate(row) for row in fanout.summary()))
         host.notify("run_finished", RunFinished(folder, ending.status, ending.error, recorder.record.metrics))
     say(f"report   {report}")
     say(f"next     detloom predict {folder} IMAGES --save    detloom evaluate {folder} --per-class")
@@ -219,30 +221,6 @@ def config_to_resume(folder: Path, resolved: ResolvedConfig, host: PluginHost) -
     saved = load_saved(folder, host)
     now = [layer for layer in resolved.user_layers if layer.entries]
     return resolve(host, [*saved.user_layers, *now]) if now else saved
-
-
-def open_trackers(resolved: ResolvedConfig, host: PluginHost) -> dict[str, Tracker]:
-    """The trackers among the chosen loggers, and any whose agent started this process."""
-    chosen = {host.qualified(host.get(LoggerSpec, name)) for name in resolved.config.experiment.logging.loggers}
-    trackers: dict[str, Tracker] = {}
-    for spec in host.specs(LoggerSpec):
-        name = host.qualified(spec)
-        claimed = spec.claims is not None and spec.claims(os.environ)
-        if spec.tracker is not None and (name in chosen or claimed):
-            settings = resolved.settings(spec) if name in chosen else spec.settings()
-            trackers[name] = spec.tracker(settings)
-    return trackers
-
-
-def connect_trackers(resolved: ResolvedConfig, trackers: Mapping[str, Tracker]) -> ResolvedConfig:
-    """Show the configuration to each tracker and take its edits, typed and checked like everything else."""
-    for tracker in trackers.values():
-        values = {key: json.dumps(value) for key, value in resolved.values().items()}
-        origins = {key: origin.kind for key, origin in resolved.origins.items()}
-        edits = tracker.connect(TrackedConfig(values, origins))
-        if edits:
-            resolved = resolved.with_tracker(edits)
-    return resolved
 
 
 def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: TID253
 """One training sample on its way through the augmentations."""
 
 from __future__ import annotations

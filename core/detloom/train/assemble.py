@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from detloom.data.dataset import ClassMap
-from detloom.detector import Detector
+from detloom.detector import Detector, ElementLoss
 from detloom.errors import CheckpointError, ConfigError, Mistake, UnreachableError, WeightsError
 from detloom.model import build_detector, build_losses, input_size
-from detloom.specs import ModelSpec, WeightsFile
+from detloom.specs import LossSpec, ModelSpec, WeightsFile
 from detloom.train.checkpoint import read_checkpoint
 from detloom.train.optimizer import freeze_backbone
 from detloom.train.seeding import seed_torch
@@ -55,10 +55,12 @@ def choose_precision(config: TrainingConfig, device: torch.device) -> torch.dtyp
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BuiltModel:
-    """notes: what was loaded, copied and reset, for people; warnings: what a person should know about it."""
+    """losses: those it was built with, by qualified name. notes: what was loaded, copied and reset, for people;
+    warnings: what a person should know about it."""
 
     detector: Detector
     spec: ModelSpec
+    losses: Mapping[str, ElementLoss] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -67,20 +69,25 @@ def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset) ->
     """The chosen model for the classes of the data, seeded before it is built, with its pretrained weights."""
     config = resolved.config
     spec = host.get(ModelSpec, config.model.type)
+    losses = build_losses(config, spec, resolved, host)
+    chosen = {
+        role: host.get(LossSpec, getattr(config.loss, role, None) or own) for role, own in spec.loss_roles.items()
+    }
+    named = {host.qualified(loss): losses[role] for role, loss in chosen.items()}
     seed_torch(config.training.seed, "weights")
     detector = build_detector(
         spec,
         resolved.settings(spec),
         dataset.class_map.names,
         input_size(config.training.resolution, spec),
-        losses=build_losses(config, spec, resolved, host),
+        losses=losses,
         loss_weights={"classification": config.loss.classification_weight, "box": config.loss.box_weight},
         validation=config.validation,
     )
     notes, warnings = _load_weights(detector, spec, resolved)
     if config.model.freeze_backbone:
         notes.append(f"frozen: {', '.join(freeze_backbone(detector))}")
-    return BuiltModel(detector, spec, tuple(notes), tuple(warnings))
+    return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings))
 
 
 def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile | None, list[str]]:
@@ -103,15 +110,11 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
         except UnreachableError as error:
             if wanted == "official":
                 raise
-            return (
-                None,
-                None,
-                [
-                    f"RANDOM WEIGHTS: the published weights of {spec.name} could not be had ({error.message}); "
-                    "results will be far below a fine-tuned model. Give a file with --weights, or --weights official to "
-                    "stop instead"
-                ],
+            warning = (
+                f"RANDOM WEIGHTS: the published weights of {spec.name} could not be had ({error.message}); results "
+                "will be far below a fine-tuned model. Give a file with --weights, or --weights official to stop instead"
             )
+            return None, None, [warning]
     path = Path(wanted).expanduser()
     if not path.is_file():
         raise ConfigError(

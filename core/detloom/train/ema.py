@@ -49,7 +49,7 @@ class ModelEMA:
         weight = 1.0 - self.decay_at(self.updates)
         shadow = [self._shadow[i] for i in self._floating]
         live = [self._live[i] for i in self._floating]
-        torch._foreach_lerp_(shadow, live, weight)
+        torch._foreach_lerp_(shadow, live, weight)  # pyright: ignore[reportPrivateImportUsage]
         for i in self._rest:
             self._shadow[i].copy_(self._live[i])
 

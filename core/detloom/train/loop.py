@@ -81,7 +81,7 @@ class LoopPlan:
         return epoch >= self.eval_start_epoch and (epoch + 1) % self.eval_interval == 0
 
 
-class TrainingDivergedError(DetloomError):
+class TrainingDiverged(DetloomError):
     """The loss is not a number any more; nothing after the last checkpoint was kept."""
 
 
@@ -230,7 +230,7 @@ class Loop:
         factor = 1.0 / normaliser
         if self.config.gradient_clip is not None:
             factor = factor * (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
         return norm
 
     # ---- record ------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ class Loop:
         if not means:
             return
         if not math.isfinite(means["loss"]):
-            raise TrainingDivergedError(
+            raise TrainingDiverged(
                 f"the loss is {means['loss']} at step {self.progress.step} (epoch {epoch + 1})",
                 hint="lower training.lr, lengthen training.warmup_epochs, set training.gradient_clip (10 or less) or "
                 "use training.precision=fp32; the last checkpoint is whole and --resume starts from it",

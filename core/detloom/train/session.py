@@ -133,7 +133,8 @@ class Session:
             save=self._save,
             stop_requested=self.around.stop_requested,
         )
-        plugins = {name: part for name, part in self.loader.plugins.items() if isinstance(part, Stateful)}
+        parts: dict[str, object] = {**self.model.losses, **self.loader.plugins}
+        plugins = {name: part for name, part in parts.items() if isinstance(part, Stateful)}
         return Loop(
             self.detector,
             optimizer,
@@ -240,6 +241,8 @@ class Session:
             self.loop.load_state_dict(payload["training"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this configuration: {error}") from error
+        if not (self._checkpoints / BEST).is_file():
+            self.loop.best.best = None  # the best weights stayed elsewhere: the best of what follows counts
         log.info("resumed from %s: epoch %d, step %d", path, self.loop.progress.epoch + 1, self.loop.progress.step)
 
     def use_best(self) -> dict[str, Any]:
