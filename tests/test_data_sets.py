@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from data_tools import codes, document, edit, load, look, save, sound_data, write_split
+from data_tools import codes, document, edit, load, look, picture, save, sound_data, write_split
 from detloom.data.findings import DataRefusedError
 from detloom.data.inspect import statistics
 from detloom.data.masks import decode_rle
@@ -57,6 +58,28 @@ def test_named_files_and_a_folder_of_images_are_relative_to_the_data(tmp_path: P
         path.rename(tmp_path / "pictures" / path.name)
     found = counts(tmp_path, local__train="labels/a.json", local__val="labels/b.json", local__images="pictures")
     assert found == {"train": 3, "val": 3}
+
+
+def test_a_named_file_elsewhere_brings_the_images_beside_it(tmp_path: Path) -> None:
+    write_split(tmp_path / "data" / "a", document(3, 0), 0)
+    write_split(tmp_path / "elsewhere", document(2, 50), 50)
+    other = tmp_path / "elsewhere" / "_annotations.coco.json"
+    found = counts(tmp_path / "data", local__train="a/_annotations.coco.json", local__val=str(other))
+    assert found == {"train": 3, "val": 2}
+
+
+def test_wide_pictures_are_recommended_a_wide_input(tmp_path: Path) -> None:
+    for split, seed in (("train", 0), ("valid", 9)):
+        content = document(2, seed)
+        for entry in content["images"]:
+            entry.update(width=960, height=320)
+        write_split(tmp_path / split, content, seed)
+        for n, entry in enumerate(content["images"]):
+            Image.fromarray(picture(seed + n, 960, 320)).save(tmp_path / split / entry["file_name"])
+    report = look(tmp_path)
+    assert report.inspection is not None
+    height, width = report.inspection.recommendation.resolution
+    assert width > 2 * height and height % 32 == width % 32 == 0
 
 
 @pytest.mark.parametrize(

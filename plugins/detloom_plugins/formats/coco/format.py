@@ -120,8 +120,8 @@ def image_folders(tree: DataTree, annotations: Path) -> list[Path]:
     stem = annotations.stem.removeprefix("instances_")
     around: Mapping[Path, None] = dict.fromkeys(
         [
+            *tree.images,  # whoever names a folder means it, also where others hold pictures of the same name
             beside,
-            *tree.images,
             beside / "images",
             tree.root / "images",
             tree.root / stem,

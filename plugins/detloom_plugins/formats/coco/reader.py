@@ -121,7 +121,8 @@ def _images(document: _Document, tree: DataTree) -> Iterator[Record]:
         else:
             listed[key].append(entry)
     folders = image_folders(tree, document.path)
-    roots = [tree.root, *tree.images]
+    # The user may have named an annotation file outside the root; what lies beside it belongs to it.
+    roots = [tree.root, *tree.images, document.path.parent]
     for key, entries in listed.items():
         first = entries[0]
         where = f"{document.name}: image id {first['id']}"
