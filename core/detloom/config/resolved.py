@@ -19,7 +19,7 @@ from detloom_schemas.config import RunConfig
 
 S = TypeVar("S", bound=Spec)
 
-NOT_HASHED = ("preset", "experiment.name", "experiment.output_dir", "experiment.logging.", "experiment.clearml.")
+NOT_HASHED = ("preset", "experiment.")
 """Keys (or prefixes of keys) that change where a run is seen, not what it does."""
 
 

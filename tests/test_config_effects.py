@@ -1,0 +1,405 @@
+"""Every leaf of the configuration is changed once, in a run where it must act, and its effect is observed.
+
+What is observed never contains the configuration itself: a value that is merely stored shows no effect. A leaf
+without a row here fails `test_every_leaf_has_a_row_here` by name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data_tools
+import run_tools
+from detloom.config import iter_leaves
+from detloom.config.compose import choice_fields, fitting
+from detloom.data import loader as loader_module
+from detloom.discovery import first_party_candidates
+from detloom.host import PluginHost
+from detloom.model import build_detector
+from detloom.specs import ModelSpec
+from detloom.train import session as session_module
+from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+from run_tools import Seen, configured, lab_host, observe
+
+Values = Mapping[str, Any]
+
+BASE: Values = {
+    "model.type": "lab-dry",
+    "model.pretrain_weights": "none",
+    "data.local.path": "{data}",
+    "data.num_workers": 0,
+    "training.epochs": 3,
+    "training.batch_size": 2,
+    "training.resolution": 64,
+    "training.lr": 1e-3,
+    "training.ema_warmup_steps": 3.0,
+    "validation.pictures": 0,
+    "export.format": [],
+    "experiment.logging.loggers": ["jsonl"],
+}
+FLIPS_AND_MORE = ["hflip", "vflip", "affine", "hsv"]
+YOLOX: Values = {
+    "model.type": "yolox-nano",
+    "model.pretrain_weights": "{yolox}",
+    "training.epochs": 1,
+    "training.max_steps": 2,
+    "training.batch_size": 4,
+    "augmentation.transforms": [],
+}
+FILES: Values = {"data.local.path": "{files}", "data.local.train": "a.json", "data.local.val": "b.json"}
+
+CONTEXTS: dict[str, Values] = {
+    "plain": {},
+    "long": {"training.epochs": 6},
+    "augmented": {
+        "augmentation.transforms": FLIPS_AND_MORE,
+        "augmentation.affine.degrees": 10.0,
+        "augmentation.affine.translate": 0.4,
+        "augmentation.affine.scale_min": 0.7,
+        "augmentation.affine.scale_max": 1.3,
+    },
+    "layer-wise": {"training.use_llrd": True},
+    "multistep": {"training.scheduler": "multistep"},
+    "step": {"training.scheduler": "step"},
+    # No learning to speak of: AP stands still, and so does everything that waits for it.
+    "still": {"training.lr": 1e-9, "training.early_stopping_patience": 1, "training.epochs": 4},
+    "stopping": {
+        "training.lr": 1e-9,
+        "training.early_stopping_patience": 1,
+        "training.epochs": 4,
+        "training.early_stopping": True,
+    },
+    "improving": {
+        "training.early_stopping": True,
+        "training.early_stopping_patience": 1,
+        "validation.save_best_metric": "loss",
+    },
+    # The current folder is the place of the data.
+    "nameless data": {"data.local.path": None},
+    "one json": {"data.local.path": "{one}/train/_annotations.coco.json"},
+    "one json, with a test": {"data.local.path": "{one}/train/_annotations.coco.json", "data.split.test": 0.2},
+    "files": FILES,
+    "unknown class": {"data.local.path": "{broken}"},
+    "yolox": YOLOX,
+    "yolox, focal": {**YOLOX, "loss.classification": "focal"},
+    "yolox, more in the file": {**YOLOX, "model.pretrain_weights": "{more}"},
+    "onnx": {"export.format": ["onnx"], "training.epochs": 1},
+    "spoiled": {"export.format": ["spoiler"], "export.half": True, "training.epochs": 1},
+}
+
+TRAINED = ("trained", "best")
+
+
+@dataclass(frozen=True)
+class Row:
+    """value: another legal one. shows: aspects that must differ from the same run without it; keeps: that must not."""
+
+    key: str
+    value: Any
+    shows: tuple[str, ...]
+    context: str = "plain"
+    keeps: tuple[str, ...] = ()
+    clearml: bool = field(default=False)
+
+
+ROWS = [
+    Row("preset", "plan", TRAINED, "yolox"),
+    Row("training.epochs", 2, ("trained", "metrics", "notes")),
+    Row("training.max_steps", 5, ("trained", "metrics", "notes")),
+    Row("training.batch_size", 4, ("trained", "notes")),
+    Row("training.gradient_accumulation", 2, ("trained", "metrics")),
+    Row("training.resolution", [64, 96], ("trained", "notes")),
+    Row("training.optimizer", "sgd", TRAINED),
+    Row("training.lr", 1e-2, (*TRAINED, "metrics")),
+    Row("training.momentum", 0.5, TRAINED),
+    Row("training.weight_decay", 0.5, TRAINED),
+    Row("training.use_llrd", True, TRAINED),
+    Row("training.llrd_decay", 0.3, TRAINED, "layer-wise"),
+    Row("training.head_lr_multiplier", 10.0, TRAINED),
+    Row("training.scheduler", "constant", (*TRAINED, "metrics")),
+    Row("training.warmup_epochs", 0.0, TRAINED, "long"),
+    Row("training.warmup_steps", 1, TRAINED, "long"),
+    Row("training.min_lr_frac", 0.5, (*TRAINED, "metrics")),
+    Row("training.lr_milestones", [0.3], TRAINED, "multistep"),
+    Row("training.lr_gamma", 0.5, ("trained", "metrics"), "multistep"),
+    Row("training.lr_step_epochs", 1, TRAINED, "step"),
+    Row("training.gradient_clip", 0.01, TRAINED),
+    Row("training.use_ema", False, ("best", "metrics"), keeps=("trained",)),
+    Row("training.ema_decay", 0.5, ("best",), keeps=("trained",)),
+    Row("training.ema_warmup_steps", 50.0, ("best",), keeps=("trained",)),
+    Row("training.precision", "bf16", ("trained", "record")),
+    Row("training.device", "cuda:99", ("error", "place")),
+    Row("training.seed", 1, TRAINED),
+    Row("training.early_stopping", True, ("trained", "notes"), "still"),
+    Row("training.early_stopping_patience", 2, ("trained", "notes"), "stopping"),
+    Row("training.early_stopping_min_delta", 100.0, ("trained", "notes"), "improving"),
+    Row("training.overfit_batches", 1, ("trained", "notes", "evaluation")),
+    Row("training.checkpoint_interval", 2, ("notes",), keeps=("trained", "last", "best")),
+    Row("training.channels_last", True, ("notes",)),
+    Row("model.type", "lab-wet", TRAINED),
+    Row("model.pretrain_weights", "{lab}", (*TRAINED, "record")),
+    Row("model.strict_weights", True, ("error",), "yolox, more in the file"),
+    Row("model.num_classes", 3, ("error", "place")),
+    Row("model.freeze_backbone", True, TRAINED),
+    Row("model.yolox.objectness_weight", 3.0, TRAINED, "yolox"),
+    Row("model.yolox.candidate_topk", 1, TRAINED, "yolox"),
+    Row("model.yolox.center_radius", 0.1, TRAINED, "yolox"),
+    Row("model.yolox.l1_frac", 0.0, TRAINED, "yolox"),
+    Row("model.yolox.norm_momentum", 0.5, TRAINED, "yolox"),
+    Row("data.source", "beside", ("data", "trained"), "nameless data"),
+    Row("data.format", "first-two", ("data", "trained")),
+    Row("data.split.val", 0.5, ("data", "trained"), "one json"),
+    Row("data.split.test", 0.3, ("data", "trained"), "one json"),
+    Row("data.split.seed", 3, ("trained", "evaluation"), "one json, with a test"),
+    Row("data.allow", ["unknown-class"], ("error", "place"), "unknown class"),
+    Row("data.local.path", "{other}", ("data", "trained")),
+    Row("data.local.images", "{files}/pictures2", ("data", "trained"), "files"),
+    Row("data.local.train", "b.json", ("data", "trained"), "files"),
+    Row("data.local.val", "c.json", ("data", "evaluation"), "files", keeps=("trained",)),
+    Row("data.local.test", "c.json", ("data", "evaluation"), "files", keeps=("trained",)),
+    Row("augmentation.transforms", [], TRAINED),
+    Row("augmentation.hflip.prob", 0.9, TRAINED, "augmented"),
+    Row("augmentation.vflip.prob", 0.9, TRAINED, "augmented"),
+    Row("augmentation.affine.prob", 0.2, TRAINED, "augmented"),
+    Row("augmentation.affine.degrees", 45.0, TRAINED, "augmented"),
+    Row("augmentation.affine.translate", 0.1, TRAINED, "augmented"),
+    Row("augmentation.affine.scale_min", 0.4, TRAINED, "augmented"),
+    Row("augmentation.affine.scale_max", 2.0, TRAINED, "augmented"),
+    Row("augmentation.affine.shear", 20.0, TRAINED, "augmented"),
+    Row("augmentation.affine.min_visible", 0.9, TRAINED, "augmented"),
+    Row("augmentation.hsv.prob", 0.2, TRAINED, "augmented"),
+    Row("augmentation.hsv.h", 0.4, TRAINED, "augmented"),
+    Row("augmentation.hsv.s", 0.1, TRAINED, "augmented"),
+    Row("augmentation.hsv.v", 0.1, TRAINED, "augmented"),
+    Row("loss.classification", "focal", TRAINED, "yolox"),
+    Row("loss.box", "giou", TRAINED, "yolox"),
+    Row("loss.classification_weight", 3.0, TRAINED, "yolox"),
+    Row("loss.box_weight", 1.0, TRAINED, "yolox"),
+    Row("loss.focal.gamma", 0.5, TRAINED, "yolox, focal"),
+    Row("loss.focal.alpha", 0.6, TRAINED, "yolox, focal"),
+    Row("loss.focal.label_smoothing", 0.2, TRAINED, "yolox, focal"),
+    Row("validation.interval", 2, ("metrics", "notes"), keeps=("trained", "last")),
+    Row("validation.start_epoch", 2, ("metrics", "notes"), keeps=("trained", "last")),
+    Row("validation.batch_size", 1, ("notes",), keeps=("trained", "last")),
+    Row("validation.confidence_threshold", 0.9, ("evaluation",), keeps=("trained", "last")),
+    Row("validation.nms_threshold", 0.0, ("evaluation",), keeps=("trained", "last")),
+    Row("validation.max_detections", 2, ("evaluation",), keeps=("trained", "last")),
+    Row("validation.save_best_metric", "loss", ("best",), keeps=("trained", "last")),
+    Row("validation.use_ema", False, ("best", "metrics"), keeps=("trained",)),
+    Row("validation.save_predictions", True, ("predictions", "files"), keeps=("trained", "best")),
+    Row("validation.pictures", 2, ("pictures", "files"), keeps=("trained", "best")),
+    Row("export.format", ["onnx"], ("exports", "files"), keeps=("trained", "best")),
+    Row("export.half", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
+    Row("export.simplify", True, ("exports",), "onnx", keeps=("trained", "best")),
+    Row("export.tolerance", 1.0, ("error", "files"), "spoiled", keeps=("trained", "best")),
+    Row("export.gate_images", 1, ("exports",), "onnx", keeps=("trained", "best")),
+    Row("export.onnx.opset", 18, ("exports",), "onnx", keeps=("trained", "best")),
+    Row("export.onnx.dynamic_batch", False, ("exports",), "onnx", keeps=("trained", "best")),
+    Row("experiment.project", "elsewhere", ("record",), keeps=("trained", "best", "place")),
+    Row("experiment.name", "called-so", ("place",), keeps=("trained", "best")),
+    Row("experiment.tags", ["one", "two"], ("record",), keeps=("trained", "best")),
+    Row("experiment.output_dir", "{work}/elsewhere", ("place",), keeps=("trained", "best")),
+    Row("experiment.clearml.enabled", True, ("notes",), keeps=("trained", "best"), clearml=True),
+    Row("experiment.logging.loggers", ["jsonl", "tensorboard"], ("files",), keeps=("trained", "best")),
+    Row("experiment.logging.log_interval", 1, ("metrics",), keeps=("trained", "best")),
+]
+
+# Leaves of the loader: batches must be the same whatever they say. Their tests stand at the end of this file.
+LOADER_LEAVES = {"data.num_workers", "data.prefetch_factor", "data.persistent_workers", "data.pin_memory"}
+
+
+# ---- what the runs are made of ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Data sets and weights files by the name that stands in braces in the tables."""
+    root = tmp_path_factory.mktemp("material")
+    names = ("data", "other", "one", "broken", "files", "beside")
+    folders = {name: root / name for name in names}
+    for split, images, seed in (("train", 8, 0), ("valid", 4, 100), ("test", 2, 200)):
+        data_tools.write_split(folders["data"] / split, data_tools.document(images, seed), seed)
+    data_tools.sound_data(folders["broken"])
+    data_tools.edit(folders["broken"], lambda content: content["annotations"][0].update(category_id=99))
+    data_tools.sound_data(folders["other"], images=6)
+    data_tools.write_split(folders["one"] / "train", data_tools.document(12, 50), 50)
+    data_tools.sound_data(folders["beside"], images=5)
+    _write_files(folders["files"])
+    run_tools.PLACES["beside"] = folders["beside"]
+    weights = {name: root / f"{name}.pth" for name in ("yolox", "more", "lab")}
+    _write_weights(weights)
+    return {name: str(path) for name, path in (folders | weights).items()}
+
+
+def _write_files(folder: Path) -> None:
+    """a.json, b.json and c.json beside pictures/, and pictures2/ where every picture is upside down."""
+    for name, images, seed in (("a", 4, 300), ("b", 3, 400), ("c", 2, 500)):
+        data_tools.write_split(folder / "pictures", data_tools.document(images, seed), seed)
+        (folder / "pictures" / "_annotations.coco.json").rename(folder / f"{name}.json")
+    for picture in folder.glob("pictures/*.png"):
+        (folder / "pictures2").mkdir(exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(np.asarray(Image.open(picture))[::-1])).save(
+            folder / "pictures2" / picture.name
+        )
+        shutil.copy(picture, folder / picture.name)
+
+
+def _write_weights(files: Mapping[str, Path]) -> None:
+    """yolox: every anchor proposes a box of three cells, so that objects compete for many; more: with a tensor that
+    nobody knows."""
+    host = lab_host()
+    detectors = {}
+    for name, classes in (("yolox-nano", COCO_NAMES), ("lab-dry", ("cat", "dog"))):
+        spec = host.get(ModelSpec, name)
+        torch.manual_seed(5)
+        detectors[name] = build_detector(spec, spec.settings(), classes, (64, 64))
+    state = detectors["yolox-nano"].state_dict()
+    for name, tensor in state.items():
+        if name.startswith("head.reg_preds"):
+            tensor.copy_(torch.tensor([0.0, 0.0, 1.1, 1.1]) if name.endswith("bias") else torch.zeros_like(tensor))
+    torch.save(state, files["yolox"])
+    torch.save({**state, "head.surprise": torch.zeros(3)}, files["more"])
+    torch.save(detectors["lab-dry"].state_dict(), files["lab"])
+
+
+Look = Callable[..., Seen]
+
+
+@pytest.fixture(scope="module")
+def look(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Look:
+    """Runs a context with changes; the run without changes is made once."""
+    kept: dict[tuple[str, bool], Seen] = {}
+
+    def run(context: str, changes: Values | None = None, *, clearml: bool = False) -> Seen:
+        if not changes and (context, clearml) in kept:
+            return kept[context, clearml]
+        folder = tmp_path_factory.mktemp("run")
+        values = {**BASE, **CONTEXTS[context], **(changes or {})}
+        seen = observe(_filled(values, {**places, "work": str(folder)}), folder, lab_host(clearml=clearml))
+        shutil.rmtree(folder)
+        if not changes:
+            kept[context, clearml] = seen
+        return seen
+
+    return run
+
+
+def _filled(values: Values, places: Mapping[str, str]) -> dict[str, Any]:
+    """`{data}` and the like replaced by paths."""
+    text = json.dumps({key: value for key, value in values.items() if value is not None})
+    for name, path in places.items():
+        text = text.replace(f"{{{name}}}", path)
+    filled: dict[str, Any] = json.loads(text)
+    return filled
+
+
+# ---- the tests ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
+def test_a_changed_leaf_changes_the_run(row: Row, look: Look) -> None:
+    before = look(row.context, clearml=row.clearml)
+    after = look(row.context, {row.key: row.value}, clearml=row.clearml)
+    for aspect in row.shows:
+        assert after.get(aspect) != before.get(aspect), f"{row.key}={row.value!r} shows nothing in {aspect}"
+    for aspect in row.keeps:
+        assert after[aspect] == before[aspect], f"{row.key}={row.value!r} changes {aspect}"
+    if "error" not in row.shows:
+        assert not after["error"] or after["error"] == before["error"], after["error"]
+
+
+def test_every_leaf_has_a_row_here() -> None:
+    tested = {row.key for row in ROWS} | LOADER_LEAVES
+    assert tested == set(_all_leaves())
+
+
+def _all_leaves() -> Iterator[str]:
+    """Every key of configurations that choose each first-party plugin at least once."""
+    host = PluginHost(first_party_candidates())
+    for choice in choice_fields():
+        names = [spec.name for spec in fitting(host, choice)]
+        assert names, f"no first-party plugin for {choice.key}"
+        chosen: list[Any] = [names] if isinstance(choice.default, tuple) else names
+        for value in chosen:
+            yield from (leaf.key for leaf in iter_leaves(configured({choice.key: value}, host)))
+
+
+def test_two_equal_runs_show_the_same(look: Look) -> None:
+    again = look("augmented", {"training.seed": 0})
+    assert again == look("augmented")
+
+
+def test_without_its_plugin_clearml_cannot_be_enabled(look: Look) -> None:
+    assert "experiment.clearml.enabled" in look("plain", {"experiment.clearml.enabled": True})["error"]
+
+
+# ---- leaves of the loader: the batches stay the same, so the processes that make them are observed ----------------
+
+
+class _NoLoaderError(Exception):
+    """Ends a run where its loader would be built."""
+
+
+@pytest.fixture
+def constructed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of every DataLoader of torch that a run makes."""
+    made: list[dict[str, Any]] = []
+    real = loader_module.DataLoader
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        made.append(options)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(loader_module, "DataLoader", noting)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "argument"),
+    [
+        ("data.num_workers", 1, "num_workers"),
+        ("data.prefetch_factor", 5, "prefetch_factor"),
+        ("data.persistent_workers", False, "persistent_workers"),
+    ],
+)
+def test_a_leaf_of_the_loader_reaches_it_and_leaves_the_weights_alone(
+    key: str, value: Any, argument: str, look: Look, constructed: list[dict[str, Any]]
+) -> None:
+    shorter = {"training.epochs": 1}
+    alone = look("plain", shorter)
+    assert not constructed, "the main process needs no DataLoader"
+    seen = look("plain", {**shorter, "data.num_workers": 1, key: value})
+    assert constructed[0][argument] == value
+    assert seen["trained"] == alone["trained"]
+    assert seen["evaluation"] == alone["evaluation"]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_batches_for_a_gpu_are_page_locked_as_told(
+    wanted: bool, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen without a GPU: what the loader is asked for where there is one."""
+    asked: list[bool] = []
+
+    class Loader:
+        def __init__(self, *arguments: Any, pin_memory: bool, **options: Any) -> None:
+            asked.append(pin_memory)
+            raise _NoLoaderError
+
+    monkeypatch.setattr(session_module, "TrainLoader", Loader)
+    monkeypatch.setattr(session_module, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *arguments, **options: module)
+    values = {**BASE, "training.precision": "fp32", "data.pin_memory": wanted}
+    with pytest.raises(_NoLoaderError):
+        observe(_filled(values, places), tmp_path, lab_host())
+    assert asked == [wanted]
