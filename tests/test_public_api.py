@@ -76,6 +76,7 @@ PUBLIC = [
     "WeightsFile",
     "__version__",
     "atomic_path",
+    "deploy_graph",
     "discover",
     "file_layer",
     "hookimpl",

@@ -25,6 +25,7 @@ _HOMES = {
         "Sniff",
         "SourcePlan",
     ),
+    "detloom.deploy": ("deploy_graph",),
     "detloom.detector": ("Decoded", "Detector", "LayerGroup", "LossTerms", "Outputs", "Targets", "TransferReport"),
     "detloom.errors": (
         "CheckpointError",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from detloom.data.records import ObjectRecord as ObjectRecord
     from detloom.data.records import Sniff as Sniff
     from detloom.data.records import SourcePlan as SourcePlan
+    from detloom.deploy import deploy_graph as deploy_graph
     from detloom.detector import Decoded as Decoded
     from detloom.detector import Detector as Detector
     from detloom.detector import LayerGroup as LayerGroup
@@ -206,6 +208,7 @@ __all__ = [
     "WeightsFile",
     "__version__",
     "atomic_path",
+    "deploy_graph",
     "discover",
     "file_layer",
     "hookimpl",

@@ -15,7 +15,7 @@ import numpy as np
 from detloom.data.dataset import Dataset, Split
 from detloom.data.images import read_image
 from detloom.drawing import draw_detections, draw_objects, fit, save_jpeg, side_by_side
-from detloom.errors import ExportError
+from detloom.errors import DetloomError, PluginError
 from detloom.evaluate import Evaluation, best_and_worst, rank_images, to_coco_results
 from detloom.files import write_json
 from detloom.geometry import Detections
@@ -36,6 +36,7 @@ from detloom_schemas.run_files import (
 )
 
 if TYPE_CHECKING:
+    from detloom.host import PluginHost
     from detloom.logging_fanout import LoggerFanout
     from detloom.train.session import Session
 
@@ -44,7 +45,8 @@ PICTURE_PX = 640
 
 
 def finish_run(session: Session, fanout: LoggerFanout) -> None:
-    """From best.pt to report.html. Raises ExportError when a gate refused a file, after everything else is done."""
+    """From best.pt to report.html. Raises what kept a file from being exported, such as its gate, after
+    everything else is done."""
     payload = session.use_best()
     results = evaluate_best(session)
     record_evaluation(session, results, fanout)
@@ -173,12 +175,12 @@ def _picture(evaluated: Evaluated, position: int, threshold: float, names: Seque
 # ---- export -----------------------------------------------------------------------------------------------------
 
 
-def export_best(session: Session, fanout: LoggerFanout) -> ExportError | None:
-    """Every format of `export.format`, each with its gate. The first refusal is returned, not raised: other formats
+def export_best(session: Session, fanout: LoggerFanout) -> DetloomError | None:
+    """Every format of `export.format`, each with its gate. The first failure is returned, not raised: other formats
     and the report are still made."""
     from detloom.export import export_model
 
-    refused: ExportError | None = None
+    refused: DetloomError | None = None
     model = load_model(session.folder / "checkpoints" / BEST, session.around.host)
     for spec in session.around.resolved.specs(ExporterSpec):
         try:
@@ -191,7 +193,8 @@ def export_best(session: Session, fanout: LoggerFanout) -> ExportError | None:
                 session.val_split,
                 session.around.host,
             )
-        except ExportError as error:
+        except Exception as fault:  # a plugin may fail in any way; the numbers of the training must not be lost
+            error = fault if isinstance(fault, DetloomError) else _plugin_fault(session.around.host, spec, fault)
             log.error("%s", error)
             refused = refused or error
             continue
@@ -199,6 +202,15 @@ def export_best(session: Session, fanout: LoggerFanout) -> ExportError | None:
             say(line)
         fanout.artifact(f"exports/{spec.name}", result.path)
     return refused
+
+
+def _plugin_fault(host: PluginHost, spec: ExporterSpec, fault: Exception) -> PluginError:
+    log.debug("the export failed", exc_info=fault)
+    return PluginError(
+        f"the export to {host.qualified(spec)}, or running its file with {spec.runtime}, failed: "
+        f"{type(fault).__name__}: {fault}",
+        hint=f"everything else is done; report this to the author of {host.plugin_of(spec).label}",
+    )
 
 
 # ---- data -------------------------------------------------------------------------------------------------------

@@ -92,8 +92,10 @@ def versions() -> dict[str, str]:
 
 
 def plugins_in_use(resolved: ResolvedConfig, host: PluginHost) -> list[dict[str, str]]:
-    """The plugins whose specs this run's configuration names."""
-    used = {info.name: info for info in (host.plugin_of(pick.spec) for pick in resolved.chosen)}
+    """The plugins whose specs this run's configuration names, and every loaded one of a third party: its observers and
+    runtimes act without being named."""
+    foreign = [info for info in host.plugins if info.status == "ok" and info.origin != "first-party"]
+    used = {info.name: info for info in [*(host.plugin_of(pick.spec) for pick in resolved.chosen), *foreign]}
     return [{"name": i.name, "distribution": i.distribution, "version": i.version} for i in used.values()]
 
 

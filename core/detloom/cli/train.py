@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
 from detloom.cli.options import add_run_arguments, rewrite_keys, run_layers
@@ -34,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     load_env()
     host = discover()
     layers = run_layers(args, host)
-    if args.resume is None and not _claimed(host):
-        layers = _with_data_demanded(layers)
+    if args.resume is None:
+        layers = _with_data_demanded(layers, host)
     resolved = resolve(host, layers)
 
     from detloom.run import train_run
@@ -43,22 +42,16 @@ def run(args: argparse.Namespace) -> int:
     return train_run(resolved, host, resume=args.resume, argv=args.argv)
 
 
-def _claimed(host: PluginHost) -> bool:
-    """True under an agent: its tracker brings the configuration."""
-    from detloom.specs import LoggerSpec
-
-    return any(spec.claims is not None and spec.claims(os.environ) for spec in host.specs(LoggerSpec))
-
-
-def _with_data_demanded(layers: list[Layer]) -> list[Layer]:
-    """No run without data: one more mistake when nobody named any."""
+def _with_data_demanded(layers: list[Layer], host: PluginHost) -> list[Layer]:
+    """No run without data: one more mistake when nobody named any, unless an agent's tracker brings them."""
     from dataclasses import replace
 
     from detloom.errors import Mistake
+    from detloom.tracking import claiming
 
     named = any(entry.key.startswith("data.") for layer in layers for entry in layer.entries)
     refused = any(mistake.key.startswith("data") for layer in layers for mistake in layer.mistakes)
-    if named or refused:
+    if named or refused or claiming(host):
         return layers
     hint = "give a folder: detloom train DATA (with train/ valid/ test/, or COCO json files and --images DIR)"
     mistake = Mistake("data", "", "no data were named", hint)

@@ -147,6 +147,8 @@ def _blamed(host: PluginHost, spec: Spec) -> Iterator[None]:
 
 
 def data_name(tree: DataTree) -> str:
-    """What the data are called: the folder, or the json file when there is one for everything."""
+    """What the data are called: as the source says, else the folder, or the json file when there is one for all."""
+    if tree.name:
+        return tree.name
     only: Sequence[Path] = list(tree.annotations.values()) if set(tree.annotations) == {"all"} else []
     return only[0].stem if only else tree.root.resolve().name

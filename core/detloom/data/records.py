@@ -43,12 +43,13 @@ class DataTree:
 
     root: nothing outside it is read. images: folders that images are looked up in, in order (the folder of the
     annotation file comes first). annotations: split name to annotation file, when the user named the files; empty
-    means that the format looks for them itself.
+    means that the format looks for them itself. name: what people call the data; empty: the name of the folder.
     """
 
     root: Path
     images: tuple[Path, ...] = ()
     annotations: Mapping[str, Path] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

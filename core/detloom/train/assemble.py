@@ -111,8 +111,9 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
             if wanted == "official":
                 raise
             warning = (
-                f"RANDOM WEIGHTS: the published weights of {spec.name} could not be had ({error.message}); results "
-                "will be far below a fine-tuned model. Give a file with --weights, or --weights official to stop instead"
+                f"RANDOM WEIGHTS: the published weights of {spec.name} could not be had ({error.message}); "
+                "results will be far below a fine-tuned model. Give a file with --weights, or --weights official to "
+                "stop instead"
             )
             return None, None, [warning]
     path = Path(wanted).expanduser()
