@@ -488,7 +488,7 @@ def test_the_evaluator_equals_an_evaluation_of_the_same_detections() -> None:
     assert result == evaluate_detections(split, TWO, found)
     assert seen == [(2, 5), (5, 5)]
     assert model.rules == [rule, rule]
-    assert evaluator.losses == pytest.approx({"loss": 5.0, "loss_cls": 2.0, "loss_box": 3.0})
+    assert evaluator.losses == pytest.approx({"loss": 5.0, "cls": 2.0, "box": 3.0})
     assert to_coco_results(split, TWO, evaluator.detections) == to_coco_results(split, TWO, found)
 
 

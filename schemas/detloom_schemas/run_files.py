@@ -3,7 +3,8 @@
     run.json         RunRecord          status, versions, device, data, weights, progress, warnings
     data.json        DataRecord         statistics of the data and findings of the check
     evaluation.json  EvaluationRecord   numbers and curves of each evaluated split, pictures
-    exports/*.json   ExportManifest     a deployable file, its rules and its proof
+
+What lies beside an exported file is in detloom_schemas.manifest.
 
 Every field that a run may not know yet has a default, so that the record of a run that was killed can be read. Keys
 of a newer version are kept out of the way, not refused.
@@ -11,7 +12,7 @@ of a newer version are kept out of the way, not refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -218,39 +219,3 @@ class EvaluationRecord(RunFile):
     checkpoint: str = ""
     splits: dict[str, SplitEvaluation] = Field(default_factory=dict)
     pictures: tuple[PictureRecord, ...] = ()
-
-
-class GateRecord(RunFile):
-    """The measured difference between a deployable file and its checkpoint. AP in 0..1, on `images` images of
-    `split`."""
-
-    passed: bool
-    tolerance: float
-    split: str = "val"
-    images: int = 0
-    checkpoint_ap: float | None = None
-    exported_ap: float | None = None
-    difference: float | None = None
-    max_box_px: float | None = None
-    max_score: float | None = None
-    batch_sizes: tuple[int, ...] = ()
-
-
-class ExportManifest(RunFile):
-    """exports/<file>.json. file: beside the manifest. classes: rows of {index, id, name}."""
-
-    exporter: str = ""
-    file: str = ""
-    sha256: str = ""
-    bytes: int | None = None
-    runtime: str = ""
-    model: str = ""
-    half: bool = False
-    simplified: bool = False
-    created: str = ""
-    classes: tuple[dict[str, Any], ...] = ()
-    input_rule: dict[str, Any] = Field(default_factory=dict)
-    post_rule: dict[str, Any] = Field(default_factory=dict)
-    data: DataIdentity = DataIdentity()
-    versions: dict[str, str] = Field(default_factory=dict)
-    gate: Annotated[GateRecord | None, Field(description="none: exported without data to compare on")] = None

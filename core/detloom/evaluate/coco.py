@@ -31,7 +31,7 @@ from detloom.evaluate.columns import (
     image_ranks,
     truth_columns,
 )
-from detloom.evaluate.matching import ImageScore, best_operating_point, match, score_images
+from detloom.evaluate.matching import ImageScore, match, operating_points, score_images
 from detloom.evaluate.results import METRICS, ClassResult, Evaluation, IouType
 from detloom.geometry import Detections
 
@@ -154,26 +154,25 @@ def _mean_present(values: Array) -> float | None:
 
 
 def _conclude(truth: Truth, found: Found, class_map: ClassMap, curves: Curves, max_detections: int) -> Evaluation:
-    matches = match(truth, found, max_detections=max_detections)
-    counted = truth.label[~truth.crowd]
-    overall = best_operating_point(found.scores, matches.outcome, len(counted))
+    outcome = match(truth, found, max_detections=max_detections)
+    truths = np.bincount(truth.label[~truth.crowd], minlength=len(class_map))
+    counts = np.bincount(found.label, minlength=len(class_map)).tolist()
+    overall, points = operating_points(found, outcome, truths)
     classes: list[ClassResult] = []
-    for index, (class_id, name) in enumerate(zip(class_map.ids, class_map.names, strict=True)):
-        mine, truths = found.label == index, int((counted == index).sum())
-        point = best_operating_point(found.scores[mine], matches.outcome[mine], truths)
+    for index, (class_id, name, point) in enumerate(zip(class_map.ids, class_map.names, points, strict=True)):
         precision = curves[0][:, :, index, 0, -1]
         classes.append(
             ClassResult(
                 index=index, id=class_id, name=name,
                 AP=_mean_present(precision), AP50=_mean_present(precision[0]),
-                truths=truths, detections=int(mine.sum()),
+                truths=int(truths[index]), detections=counts[index],
                 threshold=point.threshold, precision=point.precision, recall=point.recall, f1=point.f1,
-                curve=tuple(precision[0].tolist()) if truths else (),
+                curve=tuple(precision[0].tolist()) if truths[index] else (),
             )
         )  # fmt: skip
     return Evaluation(
         iou_type="bbox" if found.rles is None else "segm", metrics=summary(curves), per_class=tuple(classes),
-        images=len(truth.sizes), truths=len(counted), detections=len(found), max_detections=max_detections,
+        images=len(truth.sizes), truths=int(truths.sum()), detections=len(found), max_detections=max_detections,
         threshold=overall.threshold, precision=overall.precision, recall=overall.recall, f1=overall.f1,
     )  # fmt: skip
 

@@ -127,7 +127,7 @@ class _LossTally:
     def means(self) -> dict[str, float]:
         if self._normaliser is None:
             return {}
-        normaliser = max(float(self._normaliser), 1e-12)
+        normaliser = max(float(self._normaliser), 1.0)  # as in training
         means = {name: float(value) / normaliser for name, value in self._sums.items()}
         return {"loss": sum(means.values()), **means}
 

@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 from detloom.evaluate.columns import Found, Ints, Truth
 
 IGNORED, FALSE, TRUE = -1, 0, 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Matches:
-    """outcome: int8 [detections]: TRUE, FALSE, or IGNORED (lies in a crowd, or past the cap of its image and class).
-    truth: int64 [detections], the matched object or -1."""
-
-    outcome: NDArray[np.int8]
-    truth: Ints
+Outcome = NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +26,48 @@ class OperatingPoint:
     f1: float = 0.0
 
 
-def match(truth: Truth, found: Found, *, iou: float = 0.5, max_detections: int = 100) -> Matches:
-    """Best scores choose first; a detection takes the free object of its class that it overlaps most, else it may
-    fall into a crowd, any number of detections into one (as in COCOeval.evaluateImg)."""
+def match(truth: Truth, found: Found, *, iou: float = 0.5, max_detections: int = 100) -> Outcome:
+    """int8 [detections]: TRUE, FALSE, or IGNORED (lies in a crowd, or past the cap of its image and class).
+
+    Best scores choose first; a detection takes the free object of its class that it overlaps most, else it may fall
+    into a crowd, any number of detections into one (as in COCOeval.evaluateImg).
+    """
     classes = int(max(truth.label.max(initial=0), found.label.max(initial=0))) + 1
     truth_key, found_key = truth.image * classes + truth.label, found.image * classes + found.label
-    # Crowds last: COCO prefers any real object to a crowd.
-    truth_order = np.lexsort((truth.crowd, truth_key))
-    found_order = np.lexsort((-found.scores, found_key))
-    sorted_key = found_key[found_order]
-    place = np.arange(len(found)) - np.searchsorted(sorted_key, sorted_key)
-    outcome = np.where(place < max_detections, FALSE, IGNORED).astype(np.int8)
-    matched = np.full(len(found), -1, dtype=np.int64)
+    kept = _within_cap(found, found_key, max_detections)
+    outcome = np.where(kept, FALSE, IGNORED).astype(np.int8)
 
-    kept = np.flatnonzero(place < max_detections)
-    ordered_truth_key = truth_key[truth_order]
-    first = np.searchsorted(ordered_truth_key, sorted_key[kept], side="left")
-    count = np.searchsorted(ordered_truth_key, sorted_key[kept], side="right") - first
-    rows = np.repeat(kept, count)
+    # Every pair of the same image and class; crowds last: COCO prefers any real object to a crowd.
+    truth_order = np.lexsort((truth.crowd, truth_key))
+    keys, first, count = np.unique(truth_key[truth_order], return_index=True, return_counts=True)
+    place = np.minimum(np.searchsorted(keys, found_key), len(keys) - 1)
+    paired = np.flatnonzero(kept & (keys[place] == found_key)) if len(keys) else np.zeros(0, dtype=np.int64)
+    first, count = first[place[paired]], count[place[paired]]
+    rows = np.repeat(paired, count)
     offsets = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
     objects = truth_order[np.repeat(first, count) + offsets]
-    overlaps = _overlaps(truth, found, objects, found_order[rows])
-    near = overlaps >= iou
-    for row, target in _choose(rows[near], objects[near], overlaps[near], truth.crowd).items():
-        matched[row] = target
-        outcome[row] = IGNORED if truth.crowd[target] else TRUE
 
-    in_order = Matches(np.empty_like(outcome), np.empty_like(matched))
-    in_order.outcome[found_order] = outcome
-    in_order.truth[found_order] = matched
-    return in_order
+    overlaps = _overlaps(truth, found, objects, rows)
+    near = np.flatnonzero(overlaps >= iou)
+    near = near[np.argsort(-found.scores[rows[near]], kind="stable")]
+    for row, target in _choose(rows[near], objects[near], overlaps[near], truth.crowd).items():
+        outcome[row] = IGNORED if truth.crowd[target] else TRUE
+    return outcome
+
+
+def _within_cap(found: Found, key: Ints, cap: int) -> NDArray[np.bool_]:
+    """False for detections past the first `cap` of their image and class, best scores first."""
+    kept = np.ones(len(found), dtype=np.bool_)
+    rows = np.flatnonzero(np.bincount(found.image)[found.image] > cap) if len(found) else np.zeros(0, dtype=np.int64)
+    if len(rows):
+        rows = rows[np.lexsort((-found.scores[rows], key[rows]))]
+        place = np.arange(len(rows)) - np.searchsorted(key[rows], key[rows])
+        kept[rows[place >= cap]] = False
+    return kept
 
 
 def _choose(rows: Ints, objects: Ints, overlaps: NDArray[np.float64], crowd: NDArray[np.bool_]) -> dict[int, int]:
-    """Object by detection row. Pairs come with the rows ascending, best score first, and crowds last in a row.
+    """Object by detection. The pairs of a detection come together, best score first, crowds last among them.
 
     Few pairs overlap enough to get here, so that a plain loop is fast and can follow COCO to the letter.
     """
@@ -116,23 +116,37 @@ def _mask_overlaps(truth: Truth, found: Found, objects: Ints, rows: Ints) -> NDA
     return values
 
 
-def best_operating_point(scores: NDArray[np.float64], outcome: NDArray[np.int8], truths: int) -> OperatingPoint:
-    """scores, outcome: of the detections of one class (or of all). truths: objects that are not crowds."""
+def operating_points(found: Found, outcome: Outcome, truths: Ints) -> tuple[OperatingPoint, list[OperatingPoint]]:
+    """The best threshold for all classes together, and for each. truths: int64 [classes], objects but not crowds."""
+    by_score = np.argsort(-found.scores, kind="stable")
+    # Small integers are sorted by radix: much faster for many detections.
+    labels = found.label[by_score].astype(np.min_scalar_type(len(truths)))
+    by_class = by_score[np.argsort(labels, kind="stable")]
+    ends = np.cumsum(np.bincount(labels, minlength=len(truths))).tolist()
+    scores, outcomes = found.scores[by_class], outcome[by_class]
+    single = [
+        _best(scores[start:end], outcomes[start:end], count)
+        for start, end, count in zip([0, *ends[:-1]], ends, truths.tolist(), strict=True)
+    ]
+    return _best(found.scores[by_score], outcome[by_score], int(truths.sum())), single
+
+
+def _best(scores: NDArray[np.float64], outcome: Outcome, truths: int) -> OperatingPoint:
+    """scores: descending, with the outcome of each."""
     counted = outcome != IGNORED
-    order = np.argsort(-scores[counted], kind="stable")
-    ranked = scores[counted][order]
-    if truths == 0 or len(ranked) == 0:
+    scores = scores[counted]
+    if truths == 0 or len(scores) == 0:
         return OperatingPoint()
-    hits = np.cumsum(outcome[counted][order] == TRUE)
+    hits = np.cumsum(outcome[counted] == TRUE)
     # A threshold lets in every detection of that score: only the last of equal scores is a choice.
-    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
+    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))
     chosen = hits[last]
     f1 = 2 * chosen / (last + 1 + truths)
     best = int(np.argmax(f1))
     if chosen[best] == 0:
         return OperatingPoint()
     return OperatingPoint(
-        threshold=float(ranked[last[best]]),
+        threshold=float(scores[last[best]]),
         precision=float(chosen[best] / (last[best] + 1)),
         recall=float(chosen[best] / truths),
         f1=float(f1[best]),
@@ -159,7 +173,7 @@ class ImageScore:
 def score_images(truth: Truth, found: Found, threshold: float) -> list[ImageScore]:
     """In the order of the columns' image numbers. The greedy choice goes by score, so that cutting at a threshold
     never changes the matches above it."""
-    outcome = match(truth, found).outcome
+    outcome = match(truth, found)
     shown = found.scores >= threshold
     images = len(truth.sizes)
     hits = np.bincount(found.image[shown & (outcome == TRUE)], minlength=images)

@@ -32,7 +32,7 @@ class APMeter:
     def compute(self) -> dict[str, float | list[float | None]]:
         """`AP`: mean over the classes that have truth (0.0 when none has); `per_class`: None without truth."""
         truth, found = self._columns()
-        outcome = match(truth, found, iou=self.iou).outcome
+        outcome = match(truth, found, iou=self.iou)
         per_class: list[float | None] = []
         for index in range(self.classes):
             mine = (found.label == index) & (outcome != IGNORED)
