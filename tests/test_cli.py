@@ -20,7 +20,7 @@ from detloom.cli import main as front
 from detloom.cli.main import COMMANDS
 from detloom.cli.options import add_run_arguments, rewrite_keys, run_layers
 from detloom.cli.parser import Parser
-from detloom.config import ResolvedConfig, resolve
+from detloom.config import Layer, ResolvedConfig, resolve
 from detloom.errors import ConfigError, DataError, DetloomError, Mistake
 from detloom.host import PluginHost, discover
 
@@ -421,23 +421,28 @@ def test_a_source_that_a_plugin_provides_is_used_by_its_flag() -> None:
 
 
 @pytest.fixture
-def handed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[ResolvedConfig, Any, list[str]]]:
-    """What `detloom train` hands to the run; the run itself is left out."""
-    calls: list[tuple[ResolvedConfig, Any, list[str]]] = []
+def handed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, Any, list[str]]]:
+    """What `detloom train` hands to the run (its configuration, or the layers of a resumed one); the run itself is
+    left out."""
+    calls: list[tuple[Any, Any, list[str]]] = []
 
-    def train_run(resolved: ResolvedConfig, host: PluginHost, *, resume: str | None, argv: list[str]) -> int:
-        calls.append((resolved, resume, list(argv)))
+    def train_run(resolved: ResolvedConfig, host: PluginHost, *, argv: list[str]) -> int:
+        calls.append((resolved, None, list(argv)))
+        return 0
+
+    def resume_run(resume: str, layers: list[Layer], host: PluginHost, *, argv: list[str]) -> int:
+        calls.append((layers, resume, list(argv)))
         return 0
 
     module = ModuleType("detloom.run")
-    module.train_run = train_run  # type: ignore[attr-defined]
+    module.train_run, module.resume_run = train_run, resume_run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "detloom.run", module)
     monkeypatch.chdir(tmp_path)
     return calls
 
 
 def test_train_hands_the_configuration_and_the_typed_arguments_to_the_run(
-    handed: list[tuple[ResolvedConfig, Any, list[str]]],
+    handed: list[tuple[Any, Any, list[str]]],
 ) -> None:
     assert main(["train", "DATA", "--training.lr", "0.5", "--debug"]) == 0
     ((config, resume, argv),) = handed
@@ -449,15 +454,13 @@ def test_train_hands_the_configuration_and_the_typed_arguments_to_the_run(
     ("arguments", "resume"),
     [(["--resume"], "auto"), (["--resume", "auto"], "auto"), (["--resume", "runs/x"], "runs/x")],
 )
-def test_resume_needs_no_data(
-    arguments: list[str], resume: str, handed: list[tuple[ResolvedConfig, Any, list[str]]]
-) -> None:
+def test_resume_needs_no_data(arguments: list[str], resume: str, handed: list[tuple[Any, Any, list[str]]]) -> None:
     assert main(["train", *arguments]) == 0
     assert handed[0][1] == resume
 
 
 def test_under_an_agent_train_needs_no_argument(
-    handed: list[tuple[ResolvedConfig, Any, list[str]]], monkeypatch: pytest.MonkeyPatch
+    handed: list[tuple[Any, Any, list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from config_tools import candidate, small_host
     from detloom.specs import LoggerSpec
@@ -477,7 +480,7 @@ def test_under_an_agent_train_needs_no_argument(
 
 
 def test_secrets_come_from_dot_env_and_stay_out_of_the_configuration(
-    handed: list[tuple[ResolvedConfig, Any, list[str]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    handed: list[tuple[Any, Any, list[str]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DLT_CLI_SECRET", "x")
     monkeypatch.delenv("DLT_CLI_SECRET")

@@ -122,7 +122,7 @@ class PluginHost:
     def advice(self, kind: type[Spec], name: str) -> list[str]:
         """Sentences that help somebody who asked for a spec that is not there."""
         names = [self.qualified(spec) for spec in self.specs(kind)]
-        lines = []
+        lines, folder = [], kind.hook.removeprefix("detloom_")
         near = _close(name, names)
         if near:
             lines.append(f"did you mean {' or '.join(near)}?")
@@ -130,7 +130,7 @@ class PluginHost:
         for info in self.plugins:
             if info.status == "broken":
                 lines.append(f"plugin {info.label} was left out: {info.reason}")
-            elif info.status == "blocked":
+            elif info.status == "blocked" and (info.origin != "first-party" or info.name.startswith(f"{folder}.")):
                 lines.append(f"plugin {info.name} is blocked")
         return lines
 

@@ -37,26 +37,36 @@ from detloom.tracking import StopRequests, connect_trackers, open_trackers, rest
 from detloom.train.assemble import build_model, choose_device, find_weights
 from detloom.train.checkpoint import read_checkpoint, read_newest
 from detloom.train.session import Session, Surroundings
+from detloom_schemas.config import ExperimentConfig
 from detloom_schemas.run_files import DataIdentity, LoggerRecord, ModelRecord, RunStatus
 
 if TYPE_CHECKING:
-    from detloom.config import ResolvedConfig
+    from detloom.config import Layer, ResolvedConfig
     from detloom.data.dataset import Dataset
     from detloom.host import PluginHost
 
 log = logging.getLogger("detloom")
 
 
-def train_run(
-    resolved: ResolvedConfig, host: PluginHost, *, resume: str | None = None, argv: Sequence[str] = ()
-) -> int:
-    """Train, evaluate, export and report. resume: a run's folder, or `auto` for the newest unfinished run.
+def train_run(resolved: ResolvedConfig, host: PluginHost, *, argv: Sequence[str] = ()) -> int:
+    """Train, evaluate, export and report. argv: how it was asked for, to be kept with the run.
 
     Returns the exit code. Raises DetloomError for whatever stops the run, after run.json says so too.
     """
-    folder = folder_to_resume(resume, resolved) if resume is not None else None
-    if folder is not None:
-        resolved = config_to_resume(folder, resolved, host)
+    return _run_in(None, resolved, host, argv)
+
+
+def resume_run(resume: str, layers: Sequence[Layer], host: PluginHost, *, argv: Sequence[str] = ()) -> int:
+    """Go on with a run: `resume` is its folder, or `auto` for the newest unfinished one. layers: what the user sets
+    now, on top of the run's own configuration. Returns and raises like `train_run`.
+    """
+    folder = folder_to_resume(resume, layers)
+    return _run_in(folder, config_to_resume(folder, layers, host), host, argv)
+
+
+def _run_in(folder: Path | None, resolved: ResolvedConfig, host: PluginHost, argv: Sequence[str]) -> int:
+    """folder: of the run to go on with; None: a new one."""
+    resumed = folder is not None
     trackers = open_trackers(resolved, host)
     resolved = connect_trackers(resolved, trackers)
     check_early(resolved, host)
@@ -70,7 +80,7 @@ def train_run(
         folder = create_folder(Path(resolved.config.experiment.output_dir), name)
     recorder = RunRecorder(folder, resolved, host, command_line(list(argv)))
     with log_to(folder / "log.txt"), status_kept(recorder), stop_signals() as signalled:
-        _run(Given(resolved, host, dataset, recorder, trackers), signalled, resumed=resume is not None)
+        _run(Given(resolved, host, dataset, recorder, trackers), signalled, resumed=resumed)
     return 0
 
 
@@ -203,9 +213,10 @@ def report_on(folder: Path) -> Path | None:
 # ---- before the run ---------------------------------------------------------------------------------------------
 
 
-def folder_to_resume(resume: str, resolved: ResolvedConfig) -> Path:
+def folder_to_resume(resume: str, layers: Sequence[Layer]) -> Path:
     if resume == "auto":
-        output = Path(resolved.config.experiment.output_dir)
+        named = [entry.value for layer in layers for entry in layer.entries if entry.key == "experiment.output_dir"]
+        output = Path(str([ExperimentConfig().output_dir, *named][-1]))
         found = newest_resumable(output)
         if found is None:
             raise UsageError(f"{output} holds no unfinished run", hint="give its folder: --resume RUN")
@@ -216,10 +227,10 @@ def folder_to_resume(resume: str, resolved: ResolvedConfig) -> Path:
     return folder
 
 
-def config_to_resume(folder: Path, resolved: ResolvedConfig, host: PluginHost) -> ResolvedConfig:
+def config_to_resume(folder: Path, layers: Sequence[Layer], host: PluginHost) -> ResolvedConfig:
     """The run's own configuration, to the letter; what the user sets now stands on top of what was set then."""
     saved = load_saved(folder, host)
-    now = [layer for layer in resolved.user_layers if layer.entries]
+    now = [layer for layer in layers if layer.entries or layer.mistakes]
     return resolve(host, [*saved.user_layers, *now]) if now else saved
 
 

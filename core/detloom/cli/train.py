@@ -33,13 +33,15 @@ def run(args: argparse.Namespace) -> int:
     load_env()
     host = discover()
     layers = run_layers(args, host)
-    if args.resume is None:
-        layers = _with_data_demanded(layers, host)
-    resolved = resolve(host, layers)
+    if args.resume is not None:
+        from detloom.run import resume_run
+
+        return resume_run(args.resume, layers, host, argv=args.argv)
+    resolved = resolve(host, _with_data_demanded(layers, host))
 
     from detloom.run import train_run
 
-    return train_run(resolved, host, resume=args.resume, argv=args.argv)
+    return train_run(resolved, host, argv=args.argv)
 
 
 def _with_data_demanded(layers: list[Layer], host: PluginHost) -> list[Layer]:
