@@ -3,6 +3,7 @@
     DetloomError                exit code 1   a job failed
     ├── UsageError              exit code 2   wrong arguments
     │   └── ConfigError         exit code 2   wrong configuration, all mistakes in one
+    │       └── MissingPluginError  exit code 4   the user wrote nothing wrong, but plugins of the defaults are not here
     ├── DataError               exit code 3   data missing, broken or refused
     ├── PluginError             exit code 4   a plugin is missing, broken or does not fit
     ├── UnreachableError        exit code 5   a source, a tracker or a download cannot be reached
@@ -67,6 +68,10 @@ class ConfigError(UsageError):
         head = "1 mistake" if count == 1 else f"{count} mistakes"
         lines = "\n".join(f"  {mistake}" for mistake in self.mistakes)
         super().__init__(f"{head} in the configuration; nothing was read, downloaded or trained:\n{lines}")
+
+
+class MissingPluginError(ConfigError):
+    exit_code = 4
 
 
 class DataError(DetloomError):

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -33,8 +33,8 @@ from detloom.run_folder import (
     newest_resumable,
 )
 from detloom.specs import ExporterSpec, LoggerContext, LoggerSpec, ModelSpec, Tracker
-from detloom.tracking import StopRequests, connect_trackers, open_trackers, restored_checkpoint
-from detloom.train.assemble import build_model, choose_device, find_weights
+from detloom.tracking import StopRequests, chosen_loggers, connect_trackers, open_trackers, restored_checkpoint
+from detloom.train.assemble import BuiltModel, build_model, choose_device, find_weights
 from detloom.train.checkpoint import read_checkpoint, read_newest
 from detloom.train.session import Session, Surroundings
 from detloom_schemas.config import ExperimentConfig
@@ -65,22 +65,27 @@ def resume_run(resume: str, layers: Sequence[Layer], host: PluginHost, *, argv: 
 
 
 def _run_in(folder: Path | None, resolved: ResolvedConfig, host: PluginHost, argv: Sequence[str]) -> int:
-    """folder: of the run to go on with; None: a new one."""
-    resumed = folder is not None
+    """folder: of the run to go on with; None: a new one. Whatever can be refused is refused before anything in a
+    run's folder is made or changed."""
     trackers = open_trackers(resolved, host)
     resolved = connect_trackers(resolved, trackers)
     check_early(resolved, host)
     with Reading("reading the data") as reading:
         dataset = load_dataset(resolved, host, progress=reading.update)
     resolved = resolved.with_data({"model.num_classes": len(dataset.class_map)}, place=dataset.name)
+    model = build_model(resolved, host, dataset)
+    is_new = folder is None
     if folder is None:
         name = resolved.config.experiment.name or default_name(
             resolved.config.model.type, dataset.name, resolved.hash()
         )
         folder = create_folder(Path(resolved.config.experiment.output_dir), name)
     recorder = RunRecorder(folder, resolved, host, command_line(list(argv)))
-    with log_to(folder / "log.txt"), status_kept(recorder), stop_signals() as signalled:
-        _run(Given(resolved, host, dataset, recorder, trackers), signalled, resumed=resumed)
+    given = Given(resolved, host, dataset, recorder, trackers)
+    with log_to(folder / "log.txt"), stop_signals() as signalled:
+        session = open_session(given, model, signalled, is_new=is_new)
+        with status_kept(recorder):
+            _run(given, session)
     return 0
 
 
@@ -95,21 +100,32 @@ class Given:
     trackers: Mapping[str, Tracker]
 
 
-def _run(given: Given, signalled: threading.Event, *, resumed: bool) -> None:
-    """From settled data to a report, inside the run's folder."""
+def open_session(given: Given, model: BuiltModel, signalled: threading.Event, *, is_new: bool) -> Session:
+    """The session, in the state that it goes on from. Raises CheckpointError and leaves the folder as it is."""
+    checkpoints = given.recorder.folder / "checkpoints"
+    asked = StopRequests(given.trackers)
+    around = Surroundings(
+        given.resolved, given.host, given.dataset, given.recorder, lambda: signalled.is_set() or asked()
+    )
+    try:
+        session = Session(around, model)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                given.recorder.folder.rmdir()  # still empty
+        raise
+    if not is_new:
+        session.resume_from(*read_newest(checkpoints))
+    elif (restored := restored_checkpoint(given.trackers, checkpoints / "restored.pt")) is not None:
+        session.resume_from(read_checkpoint(restored), restored)
+    return session
+
+
+def _run(given: Given, session: Session) -> None:
+    """From the first step to a report."""
     folder, host, recorder = given.recorder.folder, given.host, given.recorder
     write_text(folder / "config.yaml", given.resolved.to_yaml())
     record_data(folder, given.dataset)
-
-    asked = StopRequests(given.trackers)
-    restored = None if resumed else restored_checkpoint(given.trackers, folder / "checkpoints" / "restored.pt")
-    model = build_model(given.resolved, host, given.dataset)
-    around = Surroundings(given.resolved, host, given.dataset, recorder, lambda: signalled.is_set() or asked())
-    session = Session(around, model)
-    if resumed:
-        session.resume_from(*read_newest(folder / "checkpoints"))
-    elif restored is not None:
-        session.resume_from(read_checkpoint(restored), restored)
     fanout = open_loggers(given, session)
     describe_start(given, session)
     names = given.dataset.class_map.names
@@ -244,7 +260,11 @@ def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:
             assert callable(check)
             check()
         except ConfigError as error:
-            mistakes.extend(error.mistakes)
+            mistakes.extend(replace(mistake, place=place_of(mistake.key)) for mistake in error.mistakes)
+
+    def place_of(key: str) -> str:
+        origin = resolved.origins.get(key)
+        return "" if origin is None else origin.place if origin.by_user else str(origin)
 
     spec = host.get(ModelSpec, config.model.type)
     attempt(lambda: input_size(config.training.resolution, spec))
@@ -252,10 +272,6 @@ def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:
     attempt(lambda: choose_device(config.training.device))
     if config.model.pretrain_weights not in {"auto", "official", "none"}:
         attempt(lambda: find_weights(config.model.pretrain_weights, spec))
-    if config.experiment.clearml.enabled and not any(s.name == "clearml" for s in host.specs(LoggerSpec)):
-        mistakes.append(
-            Mistake("experiment.clearml.enabled", "", "no ClearML plugin is here", "leave it off, or --no-clearml")
-        )
     if mistakes:
         raise ConfigError(mistakes)
     for name in config.export.format:
@@ -263,8 +279,10 @@ def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:
         exporter.build(resolved.settings(exporter))  # says now, not after the training, that a package is missing
     output = Path(config.experiment.output_dir)
     existing = next(parent for parent in (output, *output.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"cannot write below {existing}", hint="give another place with --output-dir")
+    if not existing.is_dir():
+        raise UsageError(f"{existing} is a file, not a folder", hint="give another place with --output-dir")
+    if not os.access(existing, os.W_OK):
+        raise UsageError(f"{existing} may not be written", hint="give another place with --output-dir")
 
 
 def open_loggers(given: Given, session: Session) -> LoggerFanout:
@@ -277,11 +295,10 @@ def open_loggers(given: Given, session: Session) -> LoggerFanout:
         total_epochs=session.plan.total_epochs,
         resume_step=session.loop.progress.step,
     )
-    names = dict.fromkeys(host.qualified(host.get(LoggerSpec, n)) for n in resolved.config.experiment.logging.loggers)
-    names.update(dict.fromkeys(given.trackers))
+    named = {host.qualified(spec): spec for spec in chosen_loggers(resolved, host)}
+    named.update({name: host.get(LoggerSpec, name) for name in given.trackers})
     loggers = []
-    for name in names:
-        spec = host.get(LoggerSpec, name)
+    for name, spec in named.items():
         try:
             loggers.append((name, spec.build(resolved.settings(spec), context)))
         except ConfigError:

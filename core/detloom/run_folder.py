@@ -117,7 +117,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Everything that Detloom logs also goes to `path` while the block runs."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("detloom")
     before = root.level

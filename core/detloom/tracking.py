@@ -38,11 +38,19 @@ def claiming(host: PluginHost) -> list[LoggerSpec]:
     return found
 
 
+def chosen_loggers(resolved: ResolvedConfig, host: PluginHost) -> list[LoggerSpec]:
+    """The loggers that the configuration names, and the one called `clearml` where `experiment.clearml` is enabled."""
+    experiment = resolved.config.experiment
+    specs = [host.get(LoggerSpec, name) for name in experiment.logging.loggers]
+    if experiment.clearml.enabled:
+        specs.append(host.get(LoggerSpec, "clearml"))
+    return list(dict.fromkeys(specs))
+
+
 def open_trackers(resolved: ResolvedConfig, host: PluginHost) -> dict[str, Tracker]:
     """The trackers among the chosen loggers, and any whose agent started this process; by qualified name."""
-    chosen = [host.get(LoggerSpec, name) for name in resolved.config.experiment.logging.loggers]
     trackers: dict[str, Tracker] = {}
-    for spec in dict.fromkeys([*chosen, *claiming(host)]):
+    for spec in dict.fromkeys([*chosen_loggers(resolved, host), *claiming(host)]):
         name = host.qualified(spec)
         if spec.tracker is not None:
             with _blamed(name, "opened"):

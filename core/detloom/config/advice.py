@@ -14,6 +14,23 @@ from detloom.specs import Spec
 if TYPE_CHECKING:
     from detloom.host import PluginHost
 
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "lr0": "lr",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "batch": "batch_size",
+    "imgsz": "resolution",
+    "img_size": "resolution",
+    "image_size": "resolution",
+    "workers": "num_workers",
+    "patience": "early_stopping_patience",
+    "weights": "pretrain_weights",
+    "pretrained": "pretrain_weights",
+    "name": "type",
+}
+"""What other training codes call a field."""
+
 _SECRETS = {"password", "passwd", "secret", "secrets", "token", "credential", "credentials", "apikey"}
 _SECRET_PAIRS = {("api", "key"), ("access", "key"), ("private", "key")}
 
@@ -53,12 +70,15 @@ def _unchosen_owner(host: PluginHost, key: str, chosen: Sequence[Chosen]) -> tup
 
 
 def _suggestion(key: str, leaves: Mapping[str, LeafField]) -> str:
+    section, _, name = key.rpartition(".")
+    ours = _OTHER_NAMES.get(name, "")
+    if f"{section}.{ours}" in leaves:
+        return f"did you mean {section}.{ours}?"
     near = get_close_matches(key, leaves, n=2, cutoff=0.75)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    section, _, name = key.rpartition(".")
     siblings = [leaf.removeprefix(f"{section}.") for leaf in leaves if section and leaf.startswith(f"{section}.")]
-    close = get_close_matches(name, siblings, n=1, cutoff=0.5)
+    close = get_close_matches(name, siblings, n=1, cutoff=0.6)
     if close:
         return f"did you mean {section}.{close[0]}?"
     elsewhere = [leaf for leaf in leaves if leaf.rpartition(".")[2] == name]

@@ -20,7 +20,7 @@ from detloom.config.layers import Entry, Layer, Origin, flatten, nest
 from detloom.config.resolved import ResolvedConfig
 from detloom.config.rules import check_rules
 from detloom.config.values import ValueRefusedError, convert, literal
-from detloom.errors import ConfigError, Mistake, PluginError
+from detloom.errors import ConfigError, MissingPluginError, Mistake, PluginError
 from detloom.host import PluginHost
 from detloom.specs import ModelSpec, Spec
 from detloom_schemas.config import RunConfig
@@ -69,6 +69,7 @@ class _Resolution:
         self.preset_name = ""
         self.preset: Mapping[str, object] = {}
         self.unresolved: set[str] = set()
+        self.missing: list[Mistake] = []
 
     def result(self) -> ResolvedConfig:
         chosen = choose(self.host, self._picks())
@@ -80,7 +81,7 @@ class _Resolution:
         if config is not None:
             self.mistakes += check_rules(self.host, config, {key: won.origin for key, won in winners.items()})
         if self.mistakes or config is None:
-            raise ConfigError(self.mistakes)
+            raise (MissingPluginError if self.mistakes == self.missing else ConfigError)(self.mistakes)
         origins = {key: won.origin for key, won in winners.items()}
         return ResolvedConfig(config, origins, self.host, tuple(chosen), self.layers, resolve)
 
@@ -124,7 +125,10 @@ class _Resolution:
     def _refuse_choice(self, leaf: LeafField, won: _Winner, message: str, hint: str) -> None:
         self.unresolved.add(leaf.section)
         place = won.origin.place if won.origin.by_user else str(won.origin)
-        self.mistakes.append(Mistake(leaf.key, place, message, hint))
+        mistake = Mistake(leaf.key, place, message, hint)
+        self.mistakes.append(mistake)
+        if not won.origin.by_user:
+            self.missing.append(mistake)
 
     # --- values ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from detloom.data.records import Finding, Severity
 from detloom.errors import DataError
@@ -110,7 +111,8 @@ class DataRefusedError(DataError):
         errors = refused(findings, allow)
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
         lines = "\n".join(f"  {describe(finding)}" for finding in errors)
-        codes = ", ".join(allowable(errors))
+        # Allowing some codes does not help where there is nothing to go on with.
+        codes = "" if any(error.code in NEVER_ALLOWED for error in errors) else ", ".join(allowable(errors))
         leave = f", or leave out what they name: --set data.allow='[{codes}]'" if codes else ""
         super().__init__(f"{name}: the data have {count}:\n{lines}", hint=f"repair the data{leave}")
         self.findings = tuple(findings)
@@ -120,6 +122,19 @@ def refused(findings: Iterable[Finding], allow: Collection[str]) -> list[Finding
     """The errors that stop a training."""
     allowed = set(allow) - NEVER_ALLOWED
     return [finding for finding in findings if finding.severity == "error" and finding.code not in allowed]
+
+
+def useless_codes(allow: Iterable[str], findings: Iterable[Finding]) -> list[str]:
+    """Sentences about codes that `data.allow` names in vain. Formats of other people may have codes of their own."""
+    known = {*CODES, *(finding.code for finding in findings)}
+    remarks = []
+    for code in allow:
+        if code in NEVER_ALLOWED:
+            remarks.append(f"{code} cannot be allowed: without it there is nothing to go on with")
+        elif code not in known:
+            near = get_close_matches(code, known, n=1, cutoff=0.6)
+            remarks.append(f"nothing here has the code {code!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    return remarks
 
 
 def allowable(findings: Iterable[Finding]) -> list[str]:

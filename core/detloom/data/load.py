@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detloom.data.facts import Progress, cache_dir
-from detloom.data.findings import IMAGE_ERRORS, DataRefusedError, refused
+from detloom.data.findings import IMAGE_ERRORS, DataRefusedError, refused, useless_codes
 from detloom.data.inspect import Inspection, inspect_dataset
 from detloom.data.splitting import SplitShares
 from detloom.data.validate import ReadOptions, validate
@@ -58,6 +58,8 @@ def load_dataset(
     for everything is then the split `all`). progress(images done, images).
     """
     name, dataset, findings = _read(config, host, progress, for_training)
+    for remark in useless_codes(config.config.data.allow, findings):
+        log.warning("data.allow: %s", remark)
     if dataset is None or refused(findings, config.config.data.allow):
         raise DataRefusedError(name, findings, config.config.data.allow)
     return dataset
@@ -98,7 +100,8 @@ def fetch_tree(config: ResolvedConfig, host: PluginHost) -> DataTree:
 
 
 def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> tuple[FormatSpec, Format]:
-    """The named format, or the one that is surest. Raises DataError with every format's reason."""
+    """The named format, or the one that is surest. Raises DataError with every format's reason, PluginError when there
+    is no format at all."""
     from detloom.specs import FormatSpec
 
     wanted = config.config.data.format
@@ -115,11 +118,14 @@ def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> t
             log.warning("format %s could not look at the data: %s", host.qualified(spec), describe(error))
             continue
         tried.append((sniff, spec, candidate))
-    best = max(tried, key=lambda one: one[0].score, default=None)
-    if best is None or best[0].score <= 0:
+    if not tried:
+        blocked = host.advice(FormatSpec, wanted)
+        raise PluginError("no plugin is here that could read annotations", hint="\n  ".join(blocked))
+    best = max(tried, key=lambda one: one[0].score)
+    if best[0].score <= 0:
         reasons = "".join(f"\n  {host.qualified(spec)}: {sniff.reason}" for sniff, spec, _ in tried)
         raise DataError(
-            f"{tree.root} holds no annotations that can be read:{reasons or ' no format is installed'}",
+            f"{tree.root} holds no annotations that can be read:{reasons}",
             hint="name the annotation files with --train, --val and --test, or the format with data.format",
         )
     return best[1], best[2]
