@@ -19,6 +19,7 @@ from detloom.errors import DetloomError, PluginError
 from detloom.evaluate import Evaluation, best_and_worst, rank_images, to_coco_results
 from detloom.files import write_json
 from detloom.geometry import Detections
+from detloom.host import describe
 from detloom.model import load_model
 from detloom.progress import say
 from detloom.specs import ExporterSpec
@@ -208,7 +209,7 @@ def _plugin_fault(host: PluginHost, spec: ExporterSpec, fault: Exception) -> Plu
     log.debug("the export failed", exc_info=fault)
     return PluginError(
         f"the export to {host.qualified(spec)}, or running its file with {spec.runtime}, failed: "
-        f"{type(fault).__name__}: {fault}",
+        f"{describe(fault)[:300]}",
         hint=f"everything else is done; report this to the author of {host.plugin_of(spec).label}",
     )
 

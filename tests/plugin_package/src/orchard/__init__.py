@@ -1,0 +1,1 @@
+"""Plugins for Detloom that know nothing of it but what `import detloom` offers."""
