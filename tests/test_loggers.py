@@ -295,6 +295,21 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(tmp_path: Path, monkeypatc
     assert "epoch 5/10 [done]" in text
 
 
+def test_a_table_is_aligned_and_a_long_one_is_cut(tmp_path: Path) -> None:
+    out = io.StringIO()
+    rows = [("cat", 0.25, 3), ("a longer name", None, 12), *((f"class {i}", 0.5, i) for i in range(40))]
+    ConsoleLogger(context(tmp_path), out).table("classes", ("class", "AP", "objects"), rows, 1)
+    lines = out.getvalue().splitlines()
+    assert lines[:4] == [
+        "classes",
+        "  class          AP     objects",
+        "  cat            0.250  3",
+        "  a longer name  -      12",
+    ]
+    assert lines[-1] == "  and 22 more, in the report"
+    assert len(lines) == 23
+
+
 def test_durations_are_short() -> None:
     assert [duration(s) for s in (0.2, 59, 61, 7384)] == ["0 s", "59 s", "1:01", "2:03:04"]
 

@@ -171,7 +171,7 @@ def test_the_page_is_a_document_for_phones_and_screen_readers(whole: Page) -> No
     ids = {a["id"] for _, a in whole.tags if "id" in a}
     links = {(a["href"] or "").removeprefix("#") for a in whole.all("a")}
     assert links <= ids, f"dead links: {links - ids}"
-    assert links == {
+    assert {link for link in links if not link.startswith(("good-", "bad-"))} == {
         "results", "pictures", "training", "data", "export", "weights", "configuration", "reproduce",
     }  # fmt: skip
 

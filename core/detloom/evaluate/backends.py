@@ -68,7 +68,7 @@ def pycocotools_json_curves(
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth: Any = COCO()
         truth.dataset = dataset
         truth.createIndex()
         # loadRes fails on an empty list.
@@ -83,7 +83,7 @@ def pycocotools_json_curves(
 def _empty_like(truth: Any) -> Any:
     from pycocotools.coco import COCO
 
-    empty = COCO()
+    empty: Any = COCO()
     empty.dataset = {**truth.dataset, "annotations": []}
     empty.createIndex()
     return empty

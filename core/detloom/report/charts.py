@@ -179,11 +179,10 @@ def _robust(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _limits(axis: Axis, low: float, high: float) -> tuple[float, float]:
-    low = low if axis.low is None else axis.low
-    if axis.high is not None:
-        high = axis.high
-    elif axis.low is not None:
-        high += 0.06 * (high - low)
+    room = 0.05 * (high - low)
+    found = 0.0 if 0 <= low <= room else low - room
+    low = found if axis.low is None else axis.low
+    high = high + room if axis.high is None else axis.high
     if high <= low:
         room = abs(low) * 0.5 or 1.0
         return (low if axis.low is not None else low - room), low + room

@@ -30,17 +30,19 @@ class Chart:
 def training_charts(data: ReportData) -> list[Chart]:
     """Losses, validation, learning rate, gradient, speed: those that have numbers."""
     x, label = _x_of(data)
+    last = max((x(record) for record in (*data.steps, *data.epochs)), default=1.0)
+    axis = Axis(label, low=0.0, high=last, whole=True)
     return [
         chart
         for chart in (
-            _loss(data, x, label),
-            _validation(data, x, label),
-            _terms(data, x, label),
-            _single(data, x, label, "Learning rate", "train/lr", low=0.0),
-            _single(data, x, label, "Gradient norm before clipping", "train/grad_norm", low=0.0),
-            _single(data, x, label, "Images a second", "train/images_per_s", low=0.0),
-            _single(data, x, label, "Share of the time waiting for data", "train/data_wait", low=0.0, high=1.0),
-            _single(data, x, label, "Memory, MB", "train/memory_mb", low=0.0),
+            _loss(data, x, axis),
+            _validation(data, x, axis),
+            _terms(data, x, axis),
+            _single(data, x, axis, "Learning rate", "train/lr", low=0.0),
+            _single(data, x, axis, "Gradient norm before clipping", "train/grad_norm", low=0.0),
+            _single(data, x, axis, "Images a second", "train/images_per_s", low=0.0),
+            _single(data, x, axis, "Share of the time waiting for data", "train/data_wait", low=0.0, high=1.0),
+            _single(data, x, axis, "Memory, MB", "train/memory_mb", low=0.0),
         )
         if chart is not None
     ]
@@ -73,30 +75,30 @@ def _chart(title: str, series: Sequence[Series], x_axis: Axis, y_axis: Axis, mar
     return Chart(title, svg, legend) if svg else None
 
 
-def _loss(data: ReportData, x: XOf, label: str) -> Chart | None:
+def _loss(data: ReportData, x: XOf, x_axis: Axis) -> Chart | None:
     training = _points(data.steps or data.epochs, "train/loss", x)
     validation = _points(data.epochs, "val/loss", x)
     series = [Series("training", training, "var(--c0)"), Series("validation", validation, "var(--c1)")]
-    return _chart("Loss", series, Axis(label, whole=True), Axis())
+    return _chart("Loss", series, x_axis, Axis())
 
 
-def _terms(data: ReportData, x: XOf, label: str) -> Chart | None:
+def _terms(data: ReportData, x: XOf, x_axis: Axis) -> Chart | None:
     records = data.steps or data.epochs
     keys = sorted({k for r in records for k in r if k.startswith("train/")} - {f"train/{n}" for n in NOT_TERMS})
     series = [
         Series(key.removeprefix("train/").removeprefix("loss_"), _points(records, key, x), f"var(--c{i % 8})")
         for i, key in enumerate(keys)
     ]
-    return _chart("Terms of the training loss", series, Axis(label, whole=True), Axis())
+    return _chart("Terms of the training loss", series, x_axis, Axis())
 
 
-def _validation(data: ReportData, x: XOf, label: str) -> Chart | None:
+def _validation(data: ReportData, x: XOf, x_axis: Axis) -> Chart | None:
     ap, ap50 = _points(data.epochs, "val/AP", x), _points(data.epochs, "val/AP50", x)
     best = _best(data, x)
     ceiling = max((y for _, y in ap + ap50 if math.isfinite(y)), default=0.0)
     axis = Axis(low=0.0, high=1.0 if ceiling > 0.6 else None, show=lambda value: f"{value:.3g}")
     series = [Series("AP", ap, "var(--c0)"), Series("AP50", ap50, "var(--c1)")]
-    return _chart("Validation", series, Axis(label, whole=True), axis, best)
+    return _chart("Validation", series, x_axis, axis, best)
 
 
 def _best(data: ReportData, x: XOf) -> Mark | None:
@@ -118,10 +120,10 @@ def _best(data: ReportData, x: XOf) -> Mark | None:
 
 
 def _single(
-    data: ReportData, x: XOf, label: str, title: str, key: str, *, low: float | None = None, high: float | None = None
+    data: ReportData, x: XOf, x_axis: Axis, title: str, key: str, *, low: float | None = None, high: float | None = None
 ) -> Chart | None:
     series = [Series(title, _points(data.steps or data.epochs, key, x))]
-    return _chart(title, series, Axis(label, whole=True), Axis(low=low, high=high))
+    return _chart(title, series, x_axis, Axis(low=low, high=high))
 
 
 def precision_recall(name: str, split: SplitEvaluation) -> Chart | None:
@@ -168,4 +170,4 @@ def data_charts(name: str, split: SplitStatistics) -> list[Chart]:
 
 def short(value: float | None, digits: int = 3) -> str:
     """An AP for people; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # never -0.000

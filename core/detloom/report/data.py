@@ -92,8 +92,10 @@ def _metrics(path: Path, problems: list[str]) -> tuple[tuple[Mapping[str, Any], 
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-            float(record["step"]), float(record["epoch"])
+            whole = record["step"] >= 0 and record["epoch"] >= 0
         except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
             bad += 1
             continue
         (epochs if "epoch/time_s" in record else steps).append(record)

@@ -96,7 +96,7 @@ def _tiles(data: ReportData) -> list[Tile]:
         tiles += _tiles_while_training(data)
     best = data.run.best
     if best is not None:
-        tiles.append(Tile("best epoch", str(best.epoch + 1), f"by {best.metric}, of {data.run.progress.epoch} done"))
+        tiles.append(Tile("best epoch", str(best.epoch + 1), f"by {best.metric}, {best.value:.3f} then"))
     if data.run.duration_s is not None:
         tiles.append(Tile("duration", duration(data.run.duration_s), f"{data.run.progress.step} steps"))
     return tiles

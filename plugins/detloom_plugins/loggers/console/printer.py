@@ -16,6 +16,7 @@ from detloom_plugins.loggers.console.bar import LiveBar
 if TYPE_CHECKING:
     from detloom.specs import LoggerContext
 
+MAX_ROWS = 20
 _NOT_LOSSES = {"loss", "lr", "grad_norm", "images_per_s", "data_wait", "memory_mb"}
 
 
@@ -93,12 +94,14 @@ class ConsoleLogger:
         """A terminal shows no pictures."""
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
-        """Columns as wide as their widest cell; numbers with three decimals."""
-        cells = [[str(cell) for cell in header], *([_cell(cell) for cell in row] for row in rows)]
+        """Columns as wide as their widest cell; numbers with three decimals; of a long table the first rows."""
+        cells = [[str(cell) for cell in header], *([_cell(cell) for cell in row] for row in rows[:MAX_ROWS])]
         widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
         self._say(name)
         for row in cells:
             self._say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if len(rows) > MAX_ROWS:
+            self._say(f"  and {len(rows) - MAX_ROWS} more, in the report")
 
     def artifact(self, name: str, path: Path) -> None:
         self._say(f"{name}: {path}")
@@ -140,6 +143,8 @@ def _delta(value: float, best: float) -> str:
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

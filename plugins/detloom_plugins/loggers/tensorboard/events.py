@@ -1,5 +1,7 @@
 """TensorBoard's event files, written with TensorBoard's own record writer: neither TensorFlow nor torch is needed."""
 # ruff: noqa: TID253
+# pyright: reportAttributeAccessIssue=false
+# Modules generated from protocol buffers make their names when they are imported.
 
 from __future__ import annotations
 
