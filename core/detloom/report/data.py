@@ -92,13 +92,10 @@ def _metrics(path: Path, problems: list[str]) -> tuple[tuple[Mapping[str, Any], 
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-            whole = record["step"] >= 0 and record["epoch"] >= 0
+            if record["step"] >= 0 and record["epoch"] >= 0:
+                (epochs if "epoch/time_s" in record else steps).append(record)
         except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
             bad += 1
-            continue
-        (epochs if "epoch/time_s" in record else steps).append(record)
     if bad:
         problems.append(f"{path.name}: {bad} lines could not be read")
     return tuple(steps), tuple(epochs)
