@@ -149,7 +149,7 @@ def _run(given: Given, session: Session) -> None:
         if report is not None:
             fanout.artifact("report", report)
         fanout.close(ending.status)
-        recorder.update(loggers=tuple(LoggerRecord.model_validate(row) for row in fanout.summary()))
+        recorder.note(loggers=tuple(LoggerRecord.model_validate(row) for row in fanout.summary()))
         host.notify("run_finished", RunFinished(folder, ending.status, ending.error, recorder.record.metrics))
     say(f"report   {report}")
     say(f"next     detloom predict {folder} IMAGES --save    detloom evaluate {folder} --per-class")

@@ -69,7 +69,7 @@ def newest_resumable(output_dir: Path) -> Path | None:
         except (OSError, ValueError, KeyError):
             continue
         state = record.parent / "checkpoints" / "last.pt"
-        if status != "completed" and state.is_file():
+        if status not in {"completed", "stopped early"} and state.is_file():
             found.append((state.stat().st_mtime, record.parent))
     return max(found)[1] if found else None
 
@@ -114,10 +114,21 @@ def git_state(folder: Path) -> dict[str, Any]:
         return {}
 
 
+class _LogFile(logging.FileHandler):
+    """A disk that is full costs lines of the log, not the run, and not the message that says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        del record
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Everything that Detloom logs also goes to `path` while the block runs."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("detloom")
     before = root.level
@@ -185,4 +196,11 @@ class RunRecorder:
         self.update(warnings=(*self.record.warnings, message))
 
     def close(self, status: RunStatus, error: str = "") -> None:
-        self.update(status=status, error=error, finished=now(), duration_s=round(time.monotonic() - self._clock, 3))
+        self.note(status=status, error=error, finished=now(), duration_s=round(time.monotonic() - self._clock, 3))
+
+    def note(self, **changes: Any) -> None:
+        """Like update, at the end of a run: a disk that is full must not hide how the run ended."""
+        try:
+            self.update(**changes)
+        except DetloomError as error:
+            log.warning("run.json is not up to date: %s", error.message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,28 @@ def save_checkpoint(folder: Path, name: str, payload: Mapping[str, Any], note: M
     """
     target = folder / name
     with atomic_path(target) as part:
-        torch.save({"format": FORMAT, **payload}, part)
+        _save({"format": FORMAT, **payload}, part)
         digest = sha256_of(part)
         _record(folder, name, digest, {**note, "bytes": part.stat().st_size})
         if name == LAST and target.exists():
             target.replace(folder / PREVIOUS)
     return target
+
+
+def _save(payload: Mapping[str, Any], path: Path) -> None:
+    """torch hides why the disk refused (RuntimeError: unexpected pos ...); the disk says it again when asked. The file
+    is emptied at once: torch holds it open while the error is on its way, and run.json needs the space."""
+    try:
+        torch.save(payload, path)
+    except RuntimeError:
+        try:
+            with path.open("ab") as file:
+                file.write(bytes(1 << 16))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            os.truncate(path, 0)
+        raise
 
 
 def _record(folder: Path, name: str, digest: str, note: Mapping[str, Any]) -> None:
