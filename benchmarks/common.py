@@ -29,7 +29,8 @@ def record(name: str, lines: list[str]) -> None:
         f"`{command()}`",
         "",
         f"{datetime.date.today()}, {platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
+        f"torch {torch.__version__}, {os.cpu_count()} cores, "
+        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
         "",
     ]
     folder = ROOT / "benchmarks" / "results"

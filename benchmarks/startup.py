@@ -56,7 +56,7 @@ def report(medians: dict[str, float], rounds: int) -> str:
     lines = [
         "# Start-up",
         "",
-        f"`python benchmarks/startup.py --rounds {rounds} --write` on {platform.platform()}, "
+        f"`python benchmarks/startup.py --rounds {rounds} --write` on {platform.machine()}, "
         f"Python {platform.python_version()}, {installed} distributions installed, median of {rounds} rounds.",
         "",
         "| command | CPU ms | times bare Python |",

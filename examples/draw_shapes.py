@@ -3,7 +3,7 @@
 Four classes, 1 to 8 objects an image, sizes from 1 to 4, rotated, overlapping, coloured relative to what lies beneath
 them, on textured backgrounds. Every image is a function of (seed, split, number): splits never share one.
 
-    python examples/draw_shapes.py OUT [--train 400] [--valid 60] [--test 100] [--size 192] [--seed 0]
+    python examples/draw_shapes.py OUT [--train 400] [--valid 60] [--test 100] [--size 160] [--seed 0]
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ Image = NDArray[np.uint8]
 
 
 def background(rng: np.random.Generator, size: int) -> Image:
-    """Smooth colour noise of two scales with stripes: nothing that a threshold could separate."""
-    canvas = np.zeros((size, size, 3), np.float32)
-    for cells, strength in ((4, 60.0), (24, 35.0)):
-        coarse = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+    """A muted colour under cloudy noise of two scales and stripes: nothing that a threshold could separate."""
+    canvas = np.zeros((size, size), np.float32)
+    for cells, strength in ((4, 28.0), (20, 16.0)):
+        coarse = rng.normal(0, strength, (cells, cells)).astype(np.float32)
         canvas += cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     angle, period = rng.uniform(0, math.pi), rng.uniform(6, 30)
     y, x = np.mgrid[:size, :size]
-    stripes = np.sin((x * math.cos(angle) + y * math.sin(angle)) * 2 * math.pi / period)
-    canvas += stripes[..., None].astype(np.float32) * rng.uniform(0, 25)
-    canvas += rng.uniform(60, 190, 3).astype(np.float32) + rng.normal(0, 6, canvas.shape).astype(np.float32)
-    return np.clip(canvas, 0, 255).astype(np.uint8)
+    canvas += np.sin((x * math.cos(angle) + y * math.sin(angle)) * 2 * math.pi / period) * rng.uniform(0, 18)
+    tinted = canvas[..., None] * rng.uniform(0.7, 1.3, 3) + rng.uniform(80, 170, 3) + rng.normal(0, 5, (size, size, 3))
+    return np.clip(tinted, 0, 255).astype(np.uint8)
 
 
 def outline(kind: str, centre: tuple[float, float], radius: float, angle: float) -> NDArray[np.int32]:
@@ -56,7 +55,7 @@ def draw(rng: np.random.Generator, size: int) -> tuple[Image, list[tuple[int, ND
     kinds: list[int] = []
     for number in range(int(rng.integers(1, 9))):
         kind = int(rng.integers(len(CLASSES)))
-        radius = size / 20 * 4 ** rng.uniform(0, 1)
+        radius = size / 14 * 4 ** rng.uniform(0, 1)
         centre = (float(rng.uniform(radius, size - radius)), float(rng.uniform(radius, size - radius)))
         points = outline(CLASSES[kind], centre, radius, rng.uniform(0, 2 * math.pi))
         mask = np.zeros((size, size), np.uint8)
@@ -108,7 +107,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     for split, count in (("train", 400), ("valid", 60), ("test", 100)):
         parser.add_argument(f"--{split}", type=int, default=count, help=f"images (default {count})")
-    parser.add_argument("--size", type=int, default=192, help="height and width in pixels (default 192)")
+    parser.add_argument("--size", type=int, default=160, help="height and width in pixels (default 160)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for split in ("train", "valid", "test"):
