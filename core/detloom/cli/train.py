@@ -44,6 +44,12 @@ def run(args: argparse.Namespace) -> int:
     return train_run(resolved, host, argv=args.argv)
 
 
+def _says_where(key: str) -> bool:
+    """True for `data.source` and the settings of sources such as `data.local.path`."""
+    section = key.rpartition(".")[0]
+    return key == "data.source" or (section.startswith("data.") and section != "data.split")
+
+
 def _with_data_demanded(layers: list[Layer], host: PluginHost) -> list[Layer]:
     """No run without data: one more mistake when nobody named any, unless an agent's tracker brings them."""
     from dataclasses import replace
@@ -51,7 +57,7 @@ def _with_data_demanded(layers: list[Layer], host: PluginHost) -> list[Layer]:
     from detloom.errors import Mistake
     from detloom.tracking import claiming
 
-    named = any(entry.key.startswith("data.") for layer in layers for entry in layer.entries)
+    named = any(_says_where(entry.key) for layer in layers for entry in layer.entries)
     refused = any(mistake.key.startswith("data") for layer in layers for mistake in layer.mistakes)
     if named or refused or claiming(host):
         return layers

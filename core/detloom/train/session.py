@@ -230,6 +230,12 @@ class Session:
         """Go on from a state of this run. Raises CheckpointError when it belongs to other data or another model."""
         if "training" not in payload:
             raise CheckpointError(f"{path} holds weights only", hint="resume from a run's folder")
+        kind = self.around.host.qualified(self.model.spec)
+        if payload["model"]["type"] != kind:
+            raise CheckpointError(
+                f"{path} is a state of {payload['model']['type']}, and the configuration says {kind}",
+                hint="a resumed run must be the same run: start a new one",
+            )
         digest = payload["data"]["digest"]
         if digest != self.around.dataset.digest:
             raise CheckpointError(
@@ -240,7 +246,11 @@ class Session:
         try:
             self.loop.load_state_dict(payload["training"])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{path} does not fit this configuration: {error}") from error
+            reason = str(error).strip().splitlines()[-1].strip()  # torch lists every tensor
+            raise CheckpointError(
+                f"{path} does not fit this configuration: {reason}",
+                hint="resume with the configuration that the run was started with",
+            ) from error
         if not (self._checkpoints / BEST).is_file():
             self.loop.best.best = None  # the best weights stayed elsewhere: the best of what follows counts
         log.info("resumed from %s: epoch %d, step %d", path, self.loop.progress.epoch + 1, self.loop.progress.step)
