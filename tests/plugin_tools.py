@@ -107,18 +107,20 @@ class Place:
     site: Path
     home: Path
 
-    def detloom(self, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DETLOOM_", "ORCHARD_"))}
-        environment = {
+        return {
             **kept,
             "PYTHONPATH": os.pathsep.join([*IMPORT_ROOTS, str(self.site)]),
             "OMP_NUM_THREADS": "1",
             "DETLOOM_CACHE": str(self.home / "cache"),
-            **(env or {}),
         }
+
+    def detloom(self, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "detloom", *map(str, arguments)],
-            capture_output=True, text=True, env=environment, cwd=self.home, timeout=300, check=False,
+            capture_output=True, text=True, env={**self.environment(), **(env or {})}, cwd=self.home, timeout=300,
+            check=False,
         )  # fmt: skip
 
     def train(

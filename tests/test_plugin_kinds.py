@@ -8,11 +8,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+import detloom
+from detloom.model import build_losses
+from detloom.testing import host_with_first_party
 from plugin_tools import COUNTS, PACKAGE, Field, Place, Run, draw_field, lay_out, pip_install
 
 KINDS = ("models", "sources", "formats", "augmentations", "losses", "exporters", "runtimes", "loggers", "commands")
@@ -173,7 +177,8 @@ def diary(run: Run, file: str = "diary.csv") -> dict[str, list[tuple[int, float]
     return scalars
 
 
-Arguments, Evidence = Callable[[Field], list[str | Path]], Callable[[Run, Field], None]
+Arguments = Callable[[Field], list[str | Path]]
+Evidence = Callable[[Run, Field], None]
 CASES: dict[str, tuple[Arguments, Evidence]] = {
     "models": (model_arguments, model_evidence),
     "sources": (source_arguments, source_evidence),
@@ -382,7 +387,7 @@ def test_plugins_that_raise_everywhere_cost_nothing_but_themselves(thorny: Place
     loggers = "experiment.logging.loggers=[nettle:burn, jsonl]"
     run = thorny.train(field.folder, "--model", "dots-s", "--set", loggers, "--export-format", "burn", "torchscript")
     # Everything was done; what was asked for and could not be had is the one failure.
-    assert run.process.returncode == 4 and "the export to nettle:burn" in run.process.stderr
+    assert run.process.returncode == 4 and "the exporter nettle:burn failed" in run.process.stderr
     record = run.json("run.json")
     assert record["metrics"]["test/AP"] >= 0 and record["progress"]["step"] == 4
     assert run.json("exports/dots-s.torchscript.json")["gate"]["passed"]
@@ -402,3 +407,17 @@ def test_a_fault_of_a_format_or_a_source_is_a_sentence_with_the_name_of_its_plug
     done = thorny.detloom("check", field.folder, "--set", "data.format=nettle:burn")
     assert done.returncode == 4 and "the format nettle:burn failed: RuntimeError: sting" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_fault_while_something_is_built_is_blamed_on_its_plugin() -> None:
+    def sting(settings: object) -> Any:
+        raise RuntimeError("sting")
+
+    module = ModuleType("nettle")
+    module.detloom_api = (0, 1)  # type: ignore[attr-defined]
+    specs = [detloom.LossSpec(name="burn", summary="raises", role="box", build=sting)]
+    module.detloom_losses = detloom.hookimpl(lambda: specs)  # type: ignore[attr-defined]
+    host = host_with_first_party(nettle=module)
+    config = detloom.resolve(host, [detloom.mapping_layer({"loss.box": "burn"})])
+    with pytest.raises(detloom.PluginError, match="the loss nettle:burn failed: RuntimeError: sting"):
+        build_losses(config.config, host.get(detloom.ModelSpec, "yolox-nano"), config, host)

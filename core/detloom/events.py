@@ -37,7 +37,7 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """status: `completed`, `failed` or `interrupted`; error: its sentence, or empty."""
+    """status: `completed`, `stopped early`, `failed` or `interrupted`; error: its sentence, or empty."""
 
     run_dir: Path
     status: str

@@ -182,7 +182,8 @@ def detloom_formats() -> Iterable[FormatSpec]:
 def detloom_augmentations() -> Iterable[AugmentationSpec]:
     """Transforms of training samples, applied in the order of `augmentation.transforms`.
 
-    All randomness comes from the generator that is handed in: it is keyed by seed, epoch, sample and transform.
+    All randomness comes from the generator that is handed in: it is keyed by seed, epoch, sample and transform. What
+    `build` returns is sent to worker processes: an object of a class at module level, not a function inside another.
 
     Example:
         from dataclasses import replace
@@ -203,17 +204,20 @@ def detloom_augmentations() -> Iterable[AugmentationSpec]:
             return Dimming()
 
 
-        def build(settings):
-            def dim(sample, rng, extras):
-                light = 1 - settings.strength * rng.random()
-                return replace(sample, image=(sample.image * light).astype("uint8"))
+        class Dim:
+            def __init__(self, strength):
+                self.strength = strength
 
-            return dim
+            def __call__(self, sample, rng, extras):
+                light = 1 - self.strength * rng.random()
+                return replace(sample, image=(sample.image * light).astype("uint8"))
 
 
         @detloom.hookimpl
         def detloom_augmentations():
-            yield detloom.AugmentationSpec(name="dim", summary="less light", settings=settings, build=build)
+            yield detloom.AugmentationSpec(
+                name="dim", summary="less light", settings=settings, build=lambda settings: Dim(settings.strength)
+            )
     """
     return ()
 

@@ -7,9 +7,10 @@ parts is used, and it is listed with the reason. Light: nothing heavy is importe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import FunctionType, ModuleType
@@ -19,7 +20,7 @@ import pluggy
 
 from detloom import hookspecs
 from detloom.discovery import Candidate, Origin, entry_point_candidates, first_party_candidates
-from detloom.errors import PluginError
+from detloom.errors import DetloomError, PluginError
 from detloom.specs import API_VERSION, SPEC_TYPES, ModelSpec, Spec
 
 S = TypeVar("S", bound=Spec)
@@ -142,6 +143,20 @@ class PluginHost:
     def plugin_of(self, spec: Spec) -> PluginInfo:
         """The plugin that gave this spec."""
         return self._infos[self._entry_of(spec).plugin]
+
+    @contextlib.contextmanager
+    def blamed(self, spec: Spec) -> Iterator[None]:
+        """Around calls into a plugin: a fault of its code becomes a PluginError that names it. What it says on purpose
+        (a DetloomError) passes."""
+        try:
+            yield
+        except DetloomError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"the {spec.kind} {self.qualified(spec)} failed: {describe(error)[:500]}",
+                hint=f"report this to the author of {self.plugin_of(spec).label}; --debug shows where it happened",
+            ) from error
 
     # --- observers ---
 

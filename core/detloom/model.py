@@ -89,7 +89,8 @@ def build_losses(
                 )
             )
             continue
-        losses[role] = loss.build(resolved.settings(loss) if chosen else loss.settings())
+        with host.blamed(loss):
+            losses[role] = loss.build(resolved.settings(loss) if chosen else loss.settings())
     if mistakes:
         raise ConfigError(mistakes)
     return losses
@@ -159,7 +160,8 @@ def load_model(path: Path, host: PluginHost, device: str = "cpu") -> TrainedMode
         raise CheckpointError(
             f"{file} lacks {error} or holds it in another form", hint="was it written by another version?"
         ) from error
-    detector = build_detector(spec, settings, class_map.names, input_rule.size)
+    with host.blamed(spec):
+        detector = build_detector(spec, settings, class_map.names, input_rule.size)
     detector.input_rule, detector.post_rule = input_rule, post_rule
     try:
         detector.load_saved_state(weights)

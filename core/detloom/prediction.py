@@ -102,7 +102,8 @@ def open_predictor(path: Path, host: PluginHost, runtime: str = "auto", device: 
     """
     file = model_file(path)
     spec = _choose(file, host, runtime)
-    loaded = spec.build(spec.settings(), RuntimeRequest(file, device, host))
+    with host.blamed(spec):
+        loaded = spec.build(spec.settings(), RuntimeRequest(file, device, host))
     stated = loaded.manifest
     if stated is None:
         stated = manifest_beside(file)

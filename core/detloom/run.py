@@ -276,7 +276,8 @@ def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:
         raise ConfigError(mistakes)
     for name in config.export.format:
         exporter = host.get(ExporterSpec, name)
-        exporter.build(resolved.settings(exporter))  # says now, not after the training, that a package is missing
+        with host.blamed(exporter):
+            exporter.build(resolved.settings(exporter))  # says now, not after the training, that a package is missing
     output = Path(config.experiment.output_dir)
     existing = next(parent for parent in (output, *output.absolute().parents) if parent.exists())
     if not existing.is_dir():

@@ -306,7 +306,7 @@ class Tracker(Protocol):
         ...
 
     def restore_checkpoint(self, dest: Path) -> Path | None:
-        """Fetch the last checkpoint of the run that is being continued, or None."""
+        """Fetch the last checkpoint of the run that is being continued to the file `dest`; None: a new run begins."""
         ...
 
     def stop_requested(self) -> bool:

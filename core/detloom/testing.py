@@ -9,6 +9,7 @@ def test_the_plugin_keeps_the_contract():
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from types import ModuleType
 
 from detloom.discovery import FIRST_PARTY_PACKAGE, Candidate, first_party_candidates
 from detloom.errors import DetloomError
-from detloom.host import PluginHost, PluginInfo
-from detloom.specs import SPEC_TYPES, ModelSpec, Spec
+from detloom.host import PluginHost, PluginInfo, describe
+from detloom.specs import SPEC_TYPES, AugmentationSpec, ModelSpec, Spec
 
 HEAVY = (
     "albumentations", "clearml", "cv2", "cvat_sdk", "hotcoco", "jinja2", "minio", "numpy", "onnx", "onnxruntime",
@@ -41,7 +42,7 @@ def problems(plugin: object) -> list[str]:
     """What is wrong with a plugin, in sentences; empty when it keeps the contract.
 
     plugin: its module (or object). Looks at the API version, hook names, specs, their settings, a model's recipe and
-    what the front imports (in a process of its own). Builds nothing.
+    what the front imports (in a process of its own). Builds nothing but transforms, which must reach worker processes.
     """
     name = plugin.__name__ if isinstance(plugin, ModuleType) else ""
     others = [other for other in first_party_candidates() if name != f"{FIRST_PARTY_PACKAGE}.{other.name}"]
@@ -54,6 +55,8 @@ def problems(plugin: object) -> list[str]:
         for spec in host.specs(kind):
             if host.plugin_of(spec) is info:
                 found += [f"{kind.kind} {spec.name}: {problem}" for problem in _spec_problems(host, info, spec)]
+    if _is_importable(plugin):
+        found += [problem for spec in host.specs(AugmentationSpec) for problem in _sending_problems(host, info, spec)]
     return found + list(_import_problems(plugin))
 
 
@@ -100,11 +103,32 @@ def _resolve_alone(host: PluginHost, info: PluginInfo, spec: ModelSpec) -> None:
     resolve(host, [mapping_layer({"model.type": f"{info.name}:{spec.name}"})])
 
 
+def _sending_problems(host: PluginHost, info: PluginInfo, spec: AugmentationSpec) -> Iterator[str]:
+    """Workers that are spawned, as on macOS and Windows, get transforms by pickle."""
+    if host.plugin_of(spec) is not info:
+        return
+    try:
+        pickle.dumps(spec.build(spec.settings()))
+    except Exception as error:
+        yield (
+            f"augmentation {spec.name}: its transform cannot be sent to worker processes ({describe(error)}); "
+            "make it an object of a class at module level that keeps plain values"
+        )
+
+
+def _module_name(plugin: object) -> str:
+    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
+
+
+def _is_importable(plugin: object) -> bool:
+    """False for a module made in memory: there is nothing that another process could import."""
+    return getattr(sys.modules.get(_module_name(plugin)), "__file__", None) is not None
+
+
 def _import_problems(plugin: object) -> Iterator[str]:
-    name = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
-    module = sys.modules.get(name)
-    if module is None or getattr(module, "__file__", None) is None:
-        return  # made in memory: there is nothing that another process could import
+    name = _module_name(plugin)
+    if not _is_importable(plugin):
+        return
     code = f"import sys, {name}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from detloom.data.findings import IMAGE_ERRORS, DataRefusedError, refused, usele
 from detloom.data.inspect import Inspection, inspect_dataset
 from detloom.data.splitting import SplitShares
 from detloom.data.validate import ReadOptions, validate
-from detloom.errors import DataError, DetloomError, PluginError
+from detloom.errors import DataError, PluginError
 from detloom.host import describe
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from detloom.data.dataset import Dataset
     from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord
     from detloom.host import PluginHost
-    from detloom.specs import Format, FormatSpec, Spec
+    from detloom.specs import Format, FormatSpec
 
 log = logging.getLogger("detloom")
 
@@ -93,7 +92,7 @@ def fetch_tree(config: ResolvedConfig, host: PluginHost) -> DataTree:
 
     spec = host.get(SourceSpec, config.config.data.source)
     owner = host.plugin_of(spec).name
-    with _blamed(host, spec):
+    with host.blamed(spec):
         source = spec.build(config.settings(spec))
         plan = source.plan()
         return source.fetch(plan, cache_dir() / "sources" / owner / spec.name / plan.revision, FetchContext())
@@ -107,7 +106,7 @@ def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> t
     wanted = config.config.data.format
     if wanted != "auto":
         spec = host.get(FormatSpec, wanted)
-        with _blamed(host, spec):
+        with host.blamed(spec):
             return spec, spec.build(config.settings(spec))
     tried = []
     for spec in host.specs(FormatSpec):
@@ -134,22 +133,8 @@ def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> t
 def _records(
     host: PluginHost, spec: FormatSpec, chosen: Format, tree: DataTree
 ) -> Iterator[ClassRecord | ImageRecord | Finding]:
-    with _blamed(host, spec):
+    with host.blamed(spec):
         yield from chosen.read(tree)
-
-
-@contextlib.contextmanager
-def _blamed(host: PluginHost, spec: Spec) -> Iterator[None]:
-    """A fault of a plugin's own code, with its name; what it says about the data passes."""
-    try:
-        yield
-    except DetloomError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"the {spec.kind} {host.qualified(spec)} failed: {describe(error)}",
-            hint=f"report this to the author of {host.plugin_of(spec).label}; --debug shows where it happened",
-        ) from error
 
 
 def data_name(tree: DataTree) -> str:

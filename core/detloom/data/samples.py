@@ -47,7 +47,8 @@ def build_transforms(config: ResolvedConfig, host: PluginHost) -> list[NamedTran
     built = []
     for name in config.config.augmentation.transforms:
         spec = host.get(AugmentationSpec, name)
-        built.append(NamedTransform(host.qualified(spec), spec.build(config.settings(spec)), spec.extras))
+        with host.blamed(spec):
+            built.append(NamedTransform(host.qualified(spec), spec.build(config.settings(spec)), spec.extras))
     return built
 
 

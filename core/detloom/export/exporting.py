@@ -79,7 +79,8 @@ def export_model(
             simplify=export_config.simplify,
             metadata={EMBEDDED_KEY: manifest.model_dump_json()},
         )
-        written = spec.build(settings).export(model.detector, request)
+        with host.blamed(spec):
+            written = spec.build(settings).export(model.detector, request)
         facts = {"file": written.name, "bytes": written.stat().st_size, "sha256": sha256_of(written)}
         # A format that cannot hold text is read with what lies beside it.
         write_json(manifest_path(written), {**manifest.model_dump(mode="json"), **facts})

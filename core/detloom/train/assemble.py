@@ -69,21 +69,22 @@ def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset) ->
     """The chosen model for the classes of the data, seeded before it is built, with its pretrained weights."""
     config = resolved.config
     spec = host.get(ModelSpec, config.model.type)
+    seed_torch(config.training.seed, "weights")
     losses = build_losses(config, spec, resolved, host)
     chosen = {
         role: host.get(LossSpec, getattr(config.loss, role, None) or own) for role, own in spec.loss_roles.items()
     }
     named = {host.qualified(loss): losses[role] for role, loss in chosen.items()}
-    seed_torch(config.training.seed, "weights")
-    detector = build_detector(
-        spec,
-        resolved.settings(spec),
-        dataset.class_map.names,
-        input_size(config.training.resolution, spec),
-        losses=losses,
-        loss_weights={"classification": config.loss.classification_weight, "box": config.loss.box_weight},
-        validation=config.validation,
-    )
+    with host.blamed(spec):
+        detector = build_detector(
+            spec,
+            resolved.settings(spec),
+            dataset.class_map.names,
+            input_size(config.training.resolution, spec),
+            losses=losses,
+            loss_weights={"classification": config.loss.classification_weight, "box": config.loss.box_weight},
+            validation=config.validation,
+        )
     notes, warnings = _load_weights(detector, spec, resolved)
     if config.model.freeze_backbone:
         notes.append(f"frozen: {', '.join(freeze_backbone(detector))}")

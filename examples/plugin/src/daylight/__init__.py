@@ -1,0 +1,1 @@
+"""Plugins for Detloom: an augmentation, a loss and an observer."""
