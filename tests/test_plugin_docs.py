@@ -55,9 +55,10 @@ def module_of(code: str) -> ModuleType:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_the_section_of_a_hook_shows_the_example_of_its_specification(hook: str) -> None:
-    """The examples themselves are run by test_hookspecs.py."""
+    """The examples themselves are run by test_hookspecs.py. There they stand inside a docstring: other quotes."""
     _, _, example = (inspect.getdoc(getattr(hookspecs, hook)) or "").partition("Example:\n")
-    assert blocks("python", section(f"`{hook}`")) == [inspect.cleandoc("\n" + example) + "\n"]
+    code = inspect.cleandoc("\n" + example).replace("'''", '"""') + "\n"
+    assert blocks("python", section(f"`{hook}`")) == [code]
 
 
 def test_the_table_names_every_kind_of_plugin() -> None:

@@ -168,7 +168,7 @@ def _picture(evaluated: Evaluated, position: int, threshold: float, names: Seque
     image, factor = fit(read_image(split.images[position].path), PICTURE_PX)
     rows = split.objects_of(position)
     labels = split.labels[rows]
-    truth = draw_objects(image, split.boxes[rows] * factor, labels, [names[label] for label in labels.tolist()])
+    truth = draw_objects(image, split.boxes[rows] * factor, labels, [names[int(label)] for label in labels])
     scaled = Detections((found.boxes * factor).astype(np.float32), found.scores, found.labels)
     return side_by_side(truth, draw_detections(image, scaled, names))
 

@@ -345,9 +345,7 @@ def detloom_loggers() -> Iterable[LoggerSpec]:
 
         @detloom.hookimpl
         def detloom_loggers():
-            yield detloom.LoggerSpec(
-                name="csv", summary="numbers.csv", build=lambda settings, context: Csv(context)
-            )
+            yield detloom.LoggerSpec(name="csv", summary="numbers.csv", build=lambda settings, context: Csv(context))
     """
     return ()
 
