@@ -142,8 +142,12 @@ def draw_pictures(session: Session, evaluated: Evaluated) -> list[PictureRecord]
     class_map = session.around.dataset.class_map
     scores = rank_images(evaluated.split, class_map, evaluated.detections, threshold)
     good, bad = best_and_worst(scores, (wanted + 1) // 2)
+    shown = {score.position for score in (*good, *bad)}
+    # All good, or none: the others fill up.
+    others = sorted((s for s in scores if s.position not in shown), key=lambda s: s.f1)[: max(wanted - len(shown), 0)]
+    chosen = [*((s, False) for s in bad), *((s, s.f1 == 1) for s in others), *((s, True) for s in good)]
     records = []
-    for score, is_good in [*((one, False) for one in bad), *((one, True) for one in good)][:wanted]:
+    for score, is_good in chosen[:wanted]:
         info = evaluated.split.images[score.position]
         file = f"pictures/{evaluated.name}_{score.position:05d}.jpg"
         picture = _picture(evaluated, score.position, threshold, class_map.names)
