@@ -59,9 +59,10 @@ def draw_field(place: Path) -> Field:
         drawing.write_split(place / "shapes" / split, split, count, 64, 0)
         coco = json.loads((place / "shapes" / split / "_annotations.coco.json").read_text())
         files = {image["id"]: image["file_name"] for image in coco["images"]}
+        names = {category["id"]: category["name"] for category in coco["categories"]}
         for item in coco["annotations"]:
             x, y, width, height = item["bbox"]
-            label = drawing.CLASSES[item["category_id"] - 1]
+            label = names[item["category_id"]]
             objects[label] += 1
             rows.append(f"{split}/{files[item['image_id']]};{x};{y};{x + width};{y + height};{label}\n")
     archive = place / "harvest.zip"
