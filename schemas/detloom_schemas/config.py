@@ -22,7 +22,7 @@ class TrainingConfig(Settings):
 
     epochs: Annotated[Positive, Field(description="passes over the training split")] = 100
     max_steps: Annotated[
-        Positive | None, Field(description="stop after this many optimizer steps, whatever `epochs` says")
+        Positive | None, Field(description="length in optimizer steps, instead of `epochs`")
     ] = None
     batch_size: Annotated[Positive, Field(description="images in one forward pass")] = 8
     gradient_accumulation: Annotated[

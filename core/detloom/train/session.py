@@ -104,9 +104,7 @@ class Session:
     def _plan(self) -> LoopPlan:
         training, validation = self.config.training, self.config.validation
         steps_per_epoch = math.ceil(self.loader.batches_per_epoch / training.gradient_accumulation)
-        total = training.epochs * steps_per_epoch
-        if training.max_steps is not None:
-            total = min(total, training.max_steps)
+        total = training.max_steps or training.epochs * steps_per_epoch
         return LoopPlan(
             steps_per_epoch=steps_per_epoch,
             total_steps=total,
