@@ -31,6 +31,7 @@ from detloom.run_folder import (
     device_name,
     log_to,
     newest_resumable,
+    remove_leftovers,
 )
 from detloom.specs import ExporterSpec, LoggerContext, LoggerSpec, ModelSpec, Tracker
 from detloom.tracking import StopRequests, chosen_loggers, connect_trackers, open_trackers, restored_checkpoint
@@ -84,6 +85,7 @@ def _run_in(folder: Path | None, resolved: ResolvedConfig, host: PluginHost, arg
     given = Given(resolved, host, dataset, recorder, trackers)
     with log_to(folder / "log.txt"), stop_signals() as signalled:
         session = open_session(given, model, signalled, is_new=is_new)
+        remove_leftovers(folder)
         with status_kept(recorder):
             _run(given, session)
     return 0

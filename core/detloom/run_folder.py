@@ -58,6 +58,17 @@ def create_folder(output_dir: Path, name: str) -> Path:
     raise DetloomError(f"{output_dir} holds too many runs called {name}", hint="give the run a name: --name")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """What a process left behind that was killed while it wrote: its temporary files and folders."""
+    import shutil
+
+    for path in [*folder.rglob(".*.part"), *folder.glob("exports/.export-*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def newest_resumable(output_dir: Path) -> Path | None:
     """The run that was interrupted, failed or killed last and has a state to go on from."""
     import json
