@@ -1,9 +1,10 @@
 """Draw a data set of shapes in COCO form: train/ valid/ test/, each with `_annotations.coco.json`.
 
-Four classes, 1 to 8 objects an image, sizes from 1 to 4, rotated, overlapping, coloured relative to what lies beneath
-them, on textured backgrounds. Every image is a function of (seed, split, number): splits never share one.
+Four classes that differ in shape and, loosely, in hue; 1 to 8 objects an image, sizes from 1 to 4, rotated, overlapping
+(at least 40 % of each stays visible), on textured backgrounds. Every image is a function of (seed, split, number):
+splits never share one.
 
-    python examples/draw_shapes.py OUT [--train 400] [--valid 60] [--test 100] [--size 160] [--seed 0]
+    python examples/draw_shapes.py OUT [--train 400] [--valid 60] [--test 100] [--size 128] [--seed 0]
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES = ("disc", "square", "triangle", "star")
+CLASSES = {"disc": 0.02, "square": 0.3, "triangle": 0.6, "star": 0.14}
+"""Name to middle hue, as a fraction of the colour circle."""
+NAMES = tuple(CLASSES)
+MIN_VISIBLE = 0.4
 Image = NDArray[np.uint8]
 
 
@@ -48,31 +52,37 @@ def outline(kind: str, centre: tuple[float, float], radius: float, angle: float)
     return np.round(points * 16).astype(np.int32)
 
 
-def draw(rng: np.random.Generator, size: int) -> tuple[Image, list[tuple[int, NDArray[np.int32], int]]]:
-    """One image and its objects: class index, box xyxy in pixels, visible area in pixels."""
+def fill(rng: np.random.Generator, kind: str, size: int) -> Image:
+    """The surface of one object: its class's hue, give or take, any brightness, and grain."""
+    hue = (CLASSES[kind] + rng.normal(0, 0.04)) % 1.0
+    pixel = np.array([[[hue * 179, rng.uniform(110, 255), rng.uniform(90, 255)]]]).astype(np.uint8)
+    colour = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
+    grain = rng.normal(0, rng.uniform(4, 16), (size, size, 1)).astype(np.float32)
+    return np.clip(colour + grain, 0, 255).astype(np.uint8)
+
+
+def draw(rng: np.random.Generator, size: int) -> tuple[Image, list[tuple[int, NDArray[np.intp], int]]]:
+    """One image (BGR) and its objects: class index, box xyxy in pixels, visible area in pixels."""
     image = background(rng, size)
     owner = np.full((size, size), -1, np.int32)
     kinds: list[int] = []
-    for number in range(int(rng.integers(1, 9))):
+    whole: list[int] = []
+    for _ in range(int(rng.integers(1, 9))):
         kind = int(rng.integers(len(CLASSES)))
         radius = size / 14 * 4 ** rng.uniform(0, 1)
         centre = (float(rng.uniform(radius, size - radius)), float(rng.uniform(radius, size - radius)))
-        points = outline(CLASSES[kind], centre, radius, rng.uniform(0, 2 * math.pi))
         mask = np.zeros((size, size), np.uint8)
-        cv2.fillPoly(mask, [points], 1, lineType=cv2.LINE_8, shift=4)
-        around = image[mask > 0].mean(0)
-        away = rng.choice([-1, 1], 3) * rng.uniform(35, 110, 3)
-        texture = rng.normal(0, rng.uniform(4, 14), (size, size, 3))
-        fill = np.clip(around + away + texture, 0, 255).astype(np.uint8)
-        image = np.where(mask[..., None] > 0, fill, image)
-        owner[mask > 0] = number
+        cv2.fillPoly(mask, [outline(NAMES[kind], centre, radius, rng.uniform(0, 2 * math.pi))], 1, cv2.LINE_8, shift=4)
+        covered = np.where(mask > 0, len(kinds), owner)
+        if any((covered == n).sum() < MIN_VISIBLE * area for n, area in enumerate(whole)):
+            continue  # it would hide another one
+        image, owner = np.where(mask[..., None] > 0, fill(rng, NAMES[kind], size), image), covered
         kinds.append(kind)
+        whole.append(int(mask.sum()))
     objects = []
     for number, kind in enumerate(kinds):
         ys, xs = np.nonzero(owner == number)
-        if len(xs) < 40:  # hidden behind others
-            continue
-        objects.append((kind, np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.int32), len(xs)))
+        objects.append((kind, np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]), len(xs)))
     return image, objects
 
 
@@ -97,7 +107,7 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> N
                     "area": int(area),
                 }
             )
-    categories = [{"id": index + 1, "name": name} for index, name in enumerate(CLASSES)]
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(NAMES)]
     text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
     (folder / "_annotations.coco.json").write_text(text, encoding="utf-8")
 
@@ -107,7 +117,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     for split, count in (("train", 400), ("valid", 60), ("test", 100)):
         parser.add_argument(f"--{split}", type=int, default=count, help=f"images (default {count})")
-    parser.add_argument("--size", type=int, default=160, help="height and width in pixels (default 160)")
+    parser.add_argument("--size", type=int, default=128, help="height and width in pixels (default 128)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for split in ("train", "valid", "test"):
