@@ -1,7 +1,4 @@
-"""The main job on a data set that draws itself: train from scratch, evaluate, export, report. About four minutes.
-
-make demo
-"""
+"""`make demo`: train on a data set that draws itself, from scratch; evaluate, export, report. About four minutes."""
 
 from __future__ import annotations
 
