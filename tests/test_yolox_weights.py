@@ -104,9 +104,14 @@ def test_weights_of_another_family_are_refused(data_dir: Path) -> None:
         build().load_pretrained(state, COCO_NAMES, "fastestdet.pth")
 
 
-def test_a_wrong_count_of_class_names_is_refused(donor: dict[str, Tensor]) -> None:
-    with pytest.raises(WeightsError, match="has 3 class rows, but 80 class names"):
-        build(classes=("a",)).load_pretrained(donor, COCO_NAMES, "file")
+def test_class_rows_of_unknown_names_are_reset_and_the_rest_is_taken(donor: dict[str, Tensor]) -> None:
+    """A file that somebody trained on three classes of their own: the 80 published names are not its."""
+    model = build(classes=("person",))
+    report = model.load_pretrained(donor, COCO_NAMES, "file")
+    assert (report.loaded, report.copied, report.reset) == (636, (), ("person",))
+    assert torch.equal(
+        model.state_dict()["backbone.backbone.stem.conv.conv.weight"], donor["backbone.backbone.stem.conv.conv.weight"]
+    )
 
 
 def test_weights_that_are_not_finite_are_refused(donor: dict[str, Tensor]) -> None:

@@ -21,9 +21,7 @@ class TrainingConfig(Settings):
     """How the weights are trained."""
 
     epochs: Annotated[Positive, Field(description="passes over the training split")] = 100
-    max_steps: Annotated[
-        Positive | None, Field(description="length in optimizer steps, instead of `epochs`")
-    ] = None
+    max_steps: Annotated[Positive | None, Field(description="length in optimizer steps, instead of `epochs`")] = None
     batch_size: Annotated[Positive, Field(description="images in one forward pass")] = 8
     gradient_accumulation: Annotated[
         Positive, Field(description="forward passes in one optimizer step; the gradient equals that of the large batch")

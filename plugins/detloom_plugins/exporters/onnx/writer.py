@@ -91,7 +91,7 @@ def require(package: str) -> None:
     if find_spec(package) is None:
         raise PluginError(
             f"exporting to ONNX needs the package {package}, which is not installed",
-            hint="install it with: pip install 'detloom[onnx]'",
+            hint=f"install it with: pip install {package}",
         )
 
 

@@ -23,7 +23,7 @@ def build(settings: Settings, context: LoggerContext) -> Logger:
 
         raise PluginError(
             "the logger `tensorboard` needs the package tensorboard, which is not installed",
-            hint='pip install "detloom[tensorboard]", or leave it out of experiment.logging.loggers',
+            hint="install it with: pip install tensorboard, or leave it out of experiment.logging.loggers",
         )
     from detloom_plugins.loggers.tensorboard.events import TensorBoardLogger
 

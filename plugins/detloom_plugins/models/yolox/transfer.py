@@ -36,7 +36,7 @@ def transfer(
     fitting = [key for key in body if key in state and state[key].shape == own[key].shape]
     _refuse_other_architecture(model, own, fitting, (missing, mismatched), source)
     _refuse_damaged(state, source)
-    rows = _class_rows(state, class_names, source)
+    rows = _class_rows(state, class_names)
 
     with torch.no_grad():
         for key in fitting:
@@ -88,17 +88,11 @@ def _refuse_damaged(state: Mapping[str, Tensor], source: str) -> None:
             )
 
 
-def _class_rows(state: Mapping[str, Tensor], class_names: Sequence[str], source: str) -> Sequence[str]:
-    """Names of the file's class rows; empty when they are unknown or the file has none."""
-    key = f"{CLASS_PREFIX}0.weight"
-    if not class_names or key not in state:
-        return ()
-    if len(class_names) != len(state[key]):
-        raise WeightsError(
-            f"{source} has {len(state[key])} class rows, but {len(class_names)} class names are known for it",
-            hint="the file was trained on other classes than its description says",
-        )
-    return class_names
+def _class_rows(state: Mapping[str, Tensor], class_names: Sequence[str]) -> Sequence[str]:
+    """Names of the file's class rows; empty when they are unknown: not given, or of another count than the rows (a
+    plain file that somebody trained on other classes than the published ones)."""
+    first = state.get(f"{CLASS_PREFIX}0.weight")
+    return class_names if first is not None and len(class_names) == len(first) else ()
 
 
 def _normalised(name: str) -> str:

@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise PluginError(
         f"running ONNX files needs the package onnxruntime, which cannot be imported: {error}",
-        hint="install it with: pip install 'detloom[onnx]'",
+        hint="install it with: pip install onnxruntime",
     ) from error
 
 
