@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -196,7 +197,7 @@ class Loop:
         normaliser: Tensor | None = None
         names: tuple[str, ...] = ()
         for number, batch in enumerate(micro):
-            seed_torch(self.config.seed, self.progress.step, number)
+            seed_torch(self.config.seed, self.progress.step, number, device=self.device)
             names, terms, count = self._forward_backward(batch)
             sums = terms if sums is None else sums + terms
             normaliser = count if normaliser is None else normaliser + count
@@ -209,27 +210,33 @@ class Loop:
         self.schedule.step()
         if self.ema is not None:
             self.ema.update(self.detector)
-        self._meter.record(names, sums / normaliser, norm)
+        self._meter.record(names, sums, norm, normaliser)
 
     def _forward_backward(self, batch: Batch) -> tuple[tuple[str, ...], Tensor, Tensor]:
         images = batch.images.to(self.device, non_blocking=True)
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         targets = batch.targets.to(self.device)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        with self._autocast():
             outputs = self.detector(images, targets)
         loss = self.detector.loss(outputs, targets)
         values = torch.stack(list(loss.terms.values()))
         values.sum().backward()  # type: ignore[no-untyped-call]
         return tuple(loss.terms), values.detach(), loss.normaliser.detach().float()
 
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == torch.float32:
+            return nullcontext()  # a disabled autocast still costs
+        return torch.autocast(self.device.type, self.precision)
+
     def _scale_gradients(self, normaliser: Tensor) -> Tensor:
-        """Divide by the normaliser and clip, in one pass. Returns the norm before clipping."""
+        """Divide by the normaliser and clip, in one pass. Returns the norm of the undivided gradient."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True) / normaliser
-        factor = 1.0 / normaliser
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        factor = normaliser.reciprocal()
         if self.config.gradient_clip is not None:
-            factor = factor * (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+            # clip / (norm / normaliser) / normaliser: the normaliser cancels.
+            factor = torch.minimum(factor, self.config.gradient_clip / (norm + 1e-6))
         torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
         return norm
 
@@ -286,14 +293,14 @@ class Loop:
 
 
 class _Meter:
-    """Sums on the device and clocks on the host between two records."""
+    """What the device computed and the clocks said between two records. Nothing is computed on it here: that waits
+    for the record, every tenth step or so."""
 
     def __init__(self) -> None:
         self.waited = 0.0
         self.last_steps = 0
         self._names: tuple[str, ...] = ()
-        self._sum: Tensor | None = None
-        self._steps = 0
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._images = 0
         self._since = time.perf_counter()
 
@@ -303,22 +310,22 @@ class _Meter:
     def add(self, images: int) -> None:
         self._images += images
 
-    def record(self, names: tuple[str, ...], terms: Tensor, norm: Tensor) -> None:
-        values = torch.cat([terms, norm.reshape(1)])
+    def record(self, names: tuple[str, ...], terms: Tensor, norm: Tensor, normaliser: Tensor) -> None:
+        """terms: [T], summed; norm: of the undivided gradient; both are divided by the normaliser when read."""
         self._names = names
-        self._sum = values if self._sum is None else self._sum + values
-        self._steps += 1
+        self._steps.append((terms, norm, normaliser))
 
     def take(self) -> dict[str, float]:
         """Means since the last call; empty when nothing happened."""
-        if self._sum is None:
+        if not self._steps:
             return {}
-        *terms, norm = (self._sum / self._steps).tolist()
+        sums = [torch.cat([terms, norm.reshape(1)]) / normaliser for terms, norm, normaliser in self._steps]
+        *terms, norm = torch.stack(sums).mean(0).tolist()
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         means = {"loss": math.fsum(terms), **dict(zip(self._names, terms, strict=True)), "grad_norm": norm}
         means["images_per_s"] = self._images / elapsed
         means["data_wait"] = self.waited / elapsed
-        steps = self._steps
+        steps = len(self._steps)
         self.start()
         self.last_steps = steps
         return means

@@ -10,9 +10,11 @@ from detloom.rng import stable_key
 _MASK = (1 << 63) - 1
 
 
-def seed_torch(*parts: int | str) -> None:
-    """Seed every torch generator of this process from the parts."""
+def seed_torch(*parts: int | str, device: torch.device | None = None) -> None:
+    """Seed the generators of the processor and of the device (None: of every device) from the parts."""
     seed = stable_key(*parts) & _MASK
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available():
+    if device is None and torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
+    elif device is not None and device.type == "cuda":
+        torch.cuda.manual_seed(seed)
