@@ -340,11 +340,11 @@ def unfinished(stopped: Path, tmp_path: Path, cache: Path) -> Place:
     return Place(tmp_path / "copy", cache)
 
 
-def refused_resume(place: Place, *more: str) -> str:
+def refused_resume(place: Place, *more: str, code: int = 1) -> str:
     """The message of a resume that must fail and leave every file as it was."""
     before = place.files()
     finished = place.run("train", "--resume", "runs/run", "--epochs", "4", *more)
-    assert finished.code == 1, finished
+    assert finished.code == code, finished
     assert_civil(finished)
     after = place.files()
     assert after.pop("runs/run/log.txt").startswith(before.pop("runs/run/log.txt"))
@@ -383,9 +383,48 @@ def test_without_any_whole_checkpoint_there_is_nothing_to_resume(unfinished: Pla
 
 
 def test_a_resumed_run_stays_with_its_model(unfinished: Place) -> None:
-    message = refused_resume(unfinished, "--model", "yolox-tiny")
-    assert "last.pt is a state of yolox-nano, and the configuration says yolox-tiny" in message
+    message = refused_resume(unfinished, "--model", "yolox-tiny", "--resolution", "96", code=2)
+    assert "model.type (--model): 'yolox-tiny' would make it another run; it was 'yolox-nano'" in message
+    assert "training.resolution (--resolution): 96 would make it another run" in message
+
+
+def test_a_resumed_run_stays_with_its_classes(unfinished: Place) -> None:
+    """The digest does not cover ids, and the order of the class rows comes from them."""
+    ids = {20: 7, 7: 20}
+
+    def renumber(content: dict[str, Any]) -> None:
+        for row in content["categories"]:
+            row["id"] = ids.get(row["id"], row["id"])
+        for row in content["annotations"]:
+            row["category_id"] = ids.get(row["category_id"], row["category_id"])
+
+    for path in (unfinished.folder / "data").rglob("_annotations.coco.json"):
+        content = json.loads(path.read_text())
+        renumber(content)
+        path.write_text(json.dumps(content))
+    assert "the classes have other ids or another order now" in refused_resume(unfinished)
+
+
+def test_a_run_that_is_being_trained_is_not_taken_over(unfinished: Place) -> None:
+    import fcntl
+
+    folder = unfinished.folder / "runs/run"
+    with (folder / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "is being trained by another process" in refused_resume(unfinished, code=2)
+        finished = unfinished.run("train", "--resume")
+        assert finished.code == 2 and "holds no unfinished run" in finished.err
+
+
+def test_a_rate_given_with_a_resume_acts(unfinished: Place) -> None:
+    finished = unfinished.run(
+        "train", "--resume", "runs/run", "--epochs", "3", "--lr", "1e-9", "--set", "training.scheduler=constant"
+    )
+    assert finished.code == 0, finished
+    assert metrics_of(unfinished.folder / "runs/run")[-2]["train/lr"] == pytest.approx(1e-9)
 
 
 def test_a_resumed_run_stays_with_its_optimizer(unfinished: Place) -> None:
+    changed = refused_resume(unfinished, "--set", "training.optimizer=sgd", code=2)
+    assert "training.optimizer (--set): 'sgd' would make it another run" in changed
     assert "does not fit this configuration" in refused_resume(unfinished, "--set", "training.use_llrd=true")

@@ -103,7 +103,15 @@ def test_a_crash_between_hash_and_rename_leaves_a_readable_state(
     monkeypatch.undo()
     payload, used = read_newest(tmp_path)
     assert float(payload["weights"]["w"][0]) == 1
-    assert used.name == "previous.pt"
+    assert used.name == "last.pt"
+
+
+def test_a_damaged_last_checkpoint_does_not_push_the_good_one_before_it_away(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2).write_bytes(b"damaged")
+    save(tmp_path, 3)
+    assert float(read_checkpoint(tmp_path / "last.pt")["weights"]["w"][0]) == 3
+    assert float(read_checkpoint(tmp_path / "previous.pt")["weights"]["w"][0]) == 1
 
 
 def test_a_file_that_is_no_checkpoint_is_named_as_such(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_evaluation_and_saving_follow_their_intervals_and_the_last_epoch_is_alwa
     loop = make_loop(TrainingConfig(epochs=5, checkpoint_interval=3), batches(2), recorder, interval=2)
     loop.run()
     assert asked == [1, 3, 4]
-    assert recorder.saved == ["best", "last", "last"]
+    assert recorder.saved == ["best", "last", "best", "best", "last"], "of equal scores the later epoch is kept"
 
 
 def test_max_steps_ends_the_training_in_mid_epoch_with_an_evaluation() -> None:
@@ -266,3 +266,59 @@ def test_a_frozen_backbone_stays_bit_equal_with_its_statistics() -> None:
     make_loop(TrainingConfig(epochs=2, lr=0.1, use_ema=False), batches(2), Recorder(), detector=network).run()
     assert_same(before, dict(network.stem.state_dict()))
     assert not torch.equal(head, network.head.weight)
+
+
+def test_equal_micro_batches_of_a_step_meet_different_dropout() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watched(TinyDetector):
+        def forward(self, images: Any, targets: Any = None, prompts: Any = None) -> Any:
+            outputs = super().forward(images, targets, prompts)
+            seen.append(outputs.boxes.detach().clone())
+            return outputs
+
+    batch = batches(1)[0]
+    config = TrainingConfig(epochs=1, gradient_accumulation=2, lr=1e-9)
+    make_loop(config, [batch, batch], Recorder(), detector=Watched(["a", "b"], norm=False, dropout=0.5)).run()
+    assert len(seen) == 2 and not torch.equal(seen[0], seen[1])
+
+
+def test_a_batch_without_objects_is_a_step_like_any_other() -> None:
+    empty = batches(1)[0]
+    empty.targets.labels.fill_(-1)
+    recorder = Recorder()
+    loop = make_loop(TrainingConfig(epochs=1, lr=0.01), [empty], recorder)
+    assert loop.run() == "completed"
+    assert all(bool(tensor.isfinite().all()) for tensor in loop.detector.state_dict().values())
+    assert recorder.logged[0][0]["train/loss_obj"] > 0
+
+
+def test_a_gradient_that_is_not_a_number_is_noticed_before_anything_is_saved() -> None:
+    class Steep(TinyDetector):
+        def loss(self, outputs: Any, targets: Any) -> LossTerms:
+            terms = super().loss(outputs, targets)
+            zero = (self.head.weight - self.head.weight).abs().sum().sqrt()  # finite, with an infinite slope
+            terms.terms["loss_cls"] = terms.terms["loss_cls"] + zero
+            return terms
+
+    recorder = Recorder()
+    loop = make_loop(TrainingConfig(epochs=1), batches(1), recorder, detector=Steep(["a", "b"]))
+    with pytest.raises(TrainingDiverged, match="the gradient is nan"):
+        loop.run()
+    assert recorder.saved == []
+
+
+def test_a_run_that_stopped_early_does_not_train_on_when_it_is_resumed() -> None:
+    config = TrainingConfig(epochs=9, early_stopping=True, early_stopping_patience=1)
+    first = make_loop(config, batches(2), Recorder([0.5, 0.4, 0.9, 0.9]))
+    assert first.run() == "stopped early"
+    second = make_loop(config, batches(2), Recorder([0.5, 0.4, 0.9, 0.9]))
+    second.load_state_dict(first.state_dict())
+    assert second.run() == "stopped early"
+    assert second.progress.step == first.progress.step == 4
+
+
+def test_steady_small_gains_add_up_for_patience() -> None:
+    recorder = Recorder([0.5 + 0.006 * epoch for epoch in range(12)])
+    config = TrainingConfig(epochs=12, early_stopping=True, early_stopping_patience=3, early_stopping_min_delta=0.01)
+    assert make_loop(config, batches(1), recorder).run() == "completed"

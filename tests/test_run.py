@@ -76,6 +76,7 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(run: Path) -> None:
     events = {file for file in files if file.startswith("tensorboard/events.out.tfevents")}
     assert (len(pictures), len(events)) == (4, 1)
     assert files - pictures - events == {
+        ".lock",
         "config.yaml",
         "run.json",
         "data.json",

@@ -50,8 +50,6 @@ def finish_run(session: Session, fanout: LoggerFanout) -> None:
     everything else is done."""
     payload = session.use_best()
     results = evaluate_best(session)
-    record_evaluation(session, results, fanout)
-    refused = export_best(session, fanout)
     metrics = {name: value for evaluated in results for name, value in evaluated.scalars().items()}
     best = session.loop.best
     progress = session.loop.progress
@@ -68,6 +66,8 @@ def finish_run(session: Session, fanout: LoggerFanout) -> None:
         ),
     )
     names = session.around.dataset.class_map.names
+    record_evaluation(session, results, fanout)
+    refused = export_best(session, fanout)
     labels = {name: index for index, name in enumerate(names)}
     fanout.model("best", session.folder / "checkpoints" / BEST, dict(payload["metrics"]), labels)
     fanout.scalars(metrics, progress.step, max(progress.epoch - 1, 0))
@@ -111,7 +111,11 @@ def evaluate_best(session: Session) -> list[Evaluated]:
 def record_evaluation(session: Session, results: Sequence[Evaluated], fanout: LoggerFanout) -> None:
     """evaluation.json, pictures, predictions, and what the loggers take of them."""
     step = session.loop.progress.step
-    pictures = draw_pictures(session, results[0])
+    pictures: list[PictureRecord] = []
+    try:
+        pictures = draw_pictures(session, results[0])
+    except Exception as error:  # a picture must not cost the numbers of a training
+        session.around.recorder.warn(f"the pictures could not be drawn: {type(error).__name__}: {error}")
     record = EvaluationRecord(
         checkpoint=f"checkpoints/{BEST}",
         splits={

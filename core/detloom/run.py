@@ -29,6 +29,7 @@ from detloom.run_folder import (
     create_folder,
     default_name,
     device_name,
+    locked,
     log_to,
     newest_resumable,
     remove_leftovers,
@@ -70,11 +71,11 @@ def _run_in(folder: Path | None, resolved: ResolvedConfig, host: PluginHost, arg
     run's folder is made or changed."""
     trackers = open_trackers(resolved, host)
     resolved = connect_trackers(resolved, trackers)
-    check_early(resolved, host)
+    check_early(resolved, host, resuming=folder is not None)
     with Reading("reading the data") as reading:
         dataset = load_dataset(resolved, host, progress=reading.update)
     resolved = resolved.with_data({"model.num_classes": len(dataset.class_map)}, place=dataset.name)
-    model = build_model(resolved, host, dataset)
+    model = build_model(resolved, host, dataset, pretrained=folder is None)
     is_new = folder is None
     if folder is None:
         name = resolved.config.experiment.name or default_name(
@@ -83,7 +84,7 @@ def _run_in(folder: Path | None, resolved: ResolvedConfig, host: PluginHost, arg
         folder = create_folder(Path(resolved.config.experiment.output_dir), name)
     recorder = RunRecorder(folder, resolved, host, command_line(list(argv)))
     given = Given(resolved, host, dataset, recorder, trackers)
-    with log_to(folder / "log.txt"), stop_signals() as signalled:
+    with locked(folder), log_to(folder / "log.txt"), stop_signals() as signalled:
         session = open_session(given, model, signalled, is_new=is_new)
         remove_leftovers(folder)
         with status_kept(recorder):
@@ -114,7 +115,8 @@ def open_session(given: Given, model: BuiltModel, signalled: threading.Event, *,
     except BaseException:
         if is_new:
             with contextlib.suppress(OSError):
-                given.recorder.folder.rmdir()  # still empty
+                (given.recorder.folder / ".lock").unlink()
+                given.recorder.folder.rmdir()  # nothing else is in it yet
         raise
     if not is_new:
         session.resume_from(*read_newest(checkpoints))
@@ -153,7 +155,8 @@ def _run(given: Given, session: Session) -> None:
         fanout.close(ending.status)
         recorder.note(loggers=tuple(LoggerRecord.model_validate(row) for row in fanout.summary()))
         host.notify("run_finished", RunFinished(folder, ending.status, ending.error, recorder.record.metrics))
-    say(f"report   {report}")
+    if report is not None:
+        say(f"report   {report}")
     say(f"next     detloom predict {folder} IMAGES --save    detloom evaluate {folder} --per-class")
 
 
@@ -171,7 +174,7 @@ def describe_start(given: Given, session: Session) -> None:
             parameters=sum(parameter.numel() for parameter in session.detector.parameters()),
             resolution=size,
             licence=model.spec.licence,
-            weights=model.notes,
+            weights=model.notes or given.recorder.record.model.weights,
         ),
     )
     counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
@@ -180,12 +183,19 @@ def describe_start(given: Given, session: Session) -> None:
         f"run      {given.recorder.folder}",
         f"data     {dataset.name}: {counts} images, {len(dataset.class_map)} classes, digest {dataset.digest[:12]}",
         f"model    {model.spec.name} at {size[0]}x{size[1]} on {session.device}, {given.recorder.record.precision}",
-        f"plan     {session.plan.total_epochs} epochs, {session.plan.total_steps} steps of {batch} images",
+        f"plan     {session.plan.total_epochs} epochs, {session.plan.total_steps} steps of {batch} images"
+        + left_out(session),
         *model.notes,
     ):
         say(line)
     for warning in model.warnings:
         given.recorder.warn(warning)
+
+
+def left_out(session: Session) -> str:
+    """Images that do not fill a last batch: other ones in each epoch, but never without a word."""
+    rest = len(session.train_split) - session.loader.batches_per_epoch * session.config.training.batch_size
+    return f" (each epoch leaves {rest} other images out: they do not fill a batch)" if rest > 0 else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +259,36 @@ def config_to_resume(folder: Path, layers: Sequence[Layer], host: PluginHost) ->
     """The run's own configuration, to the letter; what the user sets now stands on top of what was set then."""
     saved = load_saved(folder, host)
     now = [layer for layer in layers if layer.entries or layer.mistakes]
-    return resolve(host, [*saved.user_layers, *now]) if now else saved
+    if not now:
+        return saved
+    changed = resolve(host, [*saved.user_layers, *now])
+    before, after = saved.values(), changed.values()
+    mistakes = [
+        Mistake(key, changed.origins[key].place, f"{value!r} would make it another run; it was {before.get(key)!r}")
+        for key, value in after.items()
+        if key.startswith(FIXED_ON_RESUME) and value != before.get(key)
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return changed
 
 
-def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:
+FIXED_ON_RESUME = (
+    "model.type",
+    "model.freeze_backbone",
+    "training.optimizer",
+    "training.resolution",
+    "training.batch_size",
+    "training.gradient_accumulation",
+    "training.overfit_batches",
+    "training.use_ema",
+    "training.seed",
+    "data.split.",
+)
+"""What the saved state is a state of. Anything else may change: a longer training, another rate, another device."""
+
+
+def check_early(resolved: ResolvedConfig, host: PluginHost, *, resuming: bool) -> None:
     """What can be known before the data are read: device, weights, exporters, the place to write."""
     config = resolved.config
     mistakes: list[Mistake] = []
@@ -272,7 +308,7 @@ def check_early(resolved: ResolvedConfig, host: PluginHost) -> None:
     attempt(lambda: input_size(config.training.resolution, spec))
     attempt(lambda: build_losses(config, spec, resolved, host))
     attempt(lambda: choose_device(config.training.device))
-    if config.model.pretrain_weights not in {"auto", "official", "none"}:
+    if not resuming and config.model.pretrain_weights not in {"auto", "official", "none"}:
         attempt(lambda: find_weights(config.model.pretrain_weights, spec))
     if mistakes:
         raise ConfigError(mistakes)

@@ -58,6 +58,43 @@ def create_folder(output_dir: Path, name: str) -> Path:
     raise DetloomError(f"{output_dir} holds too many runs called {name}", hint="give the run a name: --name")
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """This process alone writes into the folder while the block runs; the lock goes when the process does, however it
+    ends. Raises UsageError when another process trains there."""
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _lock(handle):
+            raise UsageError(f"{folder} is being trained by another process", hint="wait for it, or stop it first")
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in this run's folder."""
+    try:
+        handle = os.open(folder / ".lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def remove_leftovers(folder: Path) -> None:
     """What a process left behind that was killed while it wrote: its temporary files and folders."""
     import shutil
@@ -79,9 +116,10 @@ def newest_resumable(output_dir: Path) -> Path | None:
             status = json.loads(record.read_text(encoding="utf-8"))["status"]
         except (OSError, ValueError, KeyError):
             continue
-        state = record.parent / "checkpoints" / "last.pt"
-        if status not in {"completed", "stopped early"} and state.is_file():
-            found.append((state.stat().st_mtime, record.parent))
+        states = [record.parent / "checkpoints" / name for name in ("last.pt", "previous.pt")]
+        times = [state.stat().st_mtime for state in states if state.is_file()]
+        if status not in {"completed", "stopped early"} and times and not is_locked(record.parent):
+            found.append((max(times), record.parent))
     return max(found)[1] if found else None
 
 
@@ -196,6 +234,18 @@ class RunRecorder:
             git=GitState(**git_state(Path.cwd())),
             model=ModelRecord(type=config.model.type),
         )
+        self._go_on_from(folder / "run.json")
+
+    def _go_on_from(self, path: Path) -> None:
+        """A resumed run keeps when and how it was started, what it was warned of, and the time it has taken."""
+        try:
+            before = RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        kept = {"started", "command", "warnings", "model"}
+        resumed = (*before.resumed, self.record.command)
+        self.record = self.record.model_copy(update={**{k: getattr(before, k) for k in kept}, "resumed": resumed})
+        self._clock -= before.duration_s or 0.0
 
     def update(self, **changes: Any) -> None:
         self.record = self.record.model_copy(update=changes)

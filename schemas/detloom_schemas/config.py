@@ -72,9 +72,7 @@ class TrainingConfig(Settings):
         Literal["auto", "fp32", "bf16"],
         Field(description="autocast: auto means bf16 where a GPU has it, else fp32"),
     ] = "auto"
-    device: Annotated[
-        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1 or mps")
-    ] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1")] = "auto"
     seed: Annotated[int, Field(ge=0, description="seed of everything random")] = 0
     early_stopping: Annotated[bool, Field(description="stop when the validation metric stands still")] = False
     early_stopping_patience: Annotated[

@@ -88,7 +88,8 @@ class LoggerRecord(RunFile):
 
 
 class RunRecord(RunFile):
-    """run.json. started, finished: ISO 8601, UTC. command: starts the same run again."""
+    """run.json. started, finished: ISO 8601, UTC. command: starts the same run again;
+    resumed: the commands that went on with it."""
 
     name: str = ""
     status: RunStatus = "running"
@@ -97,6 +98,7 @@ class RunRecord(RunFile):
     finished: str = ""
     duration_s: float | None = None
     command: str = ""
+    resumed: tuple[str, ...] = ()
     project: str = ""
     tags: tuple[str, ...] = ()
     seed: int | None = None

@@ -48,7 +48,7 @@ ALIASES = (
     Alias("--epochs", "training.epochs", "passes over the training split"),
     Alias("--batch-size", "training.batch_size", "images in one forward pass"),
     Alias("--lr", "training.lr", "peak learning rate"),
-    Alias("--device", "training.device", "auto, cpu, cuda, cuda:1 or mps"),
+    Alias("--device", "training.device", "auto, cpu, cuda or cuda:1"),
     Alias("--seed", "training.seed", "seed of everything random"),
     Alias("--early-stopping", "training.early_stopping", "stop when validation stands still", value="true"),
     Alias("--early-stopping-patience", "training.early_stopping_patience", "evaluations to wait"),

@@ -50,6 +50,9 @@ CODES: dict[str, Code] = {
     "no-images": Code("error", "no image is left to use", "see the other findings"),
     "no-annotations": Code("error", "no object is annotated", "label some images, or check the export"),
     "empty-split": Code("error", "a split has no images", "remove its annotation file, or fill it"),
+    "train-without-objects": Code(
+        "error", "no object is annotated in the training split", "label some of its images, or check the export"
+    ),
     "no-training-split": Code("error", "there is no training split", "name it with --train"),
     "no-validation-split": Code(
         "error", "there is no validation split", "name it with --val, or set data.split.val above 0"
@@ -86,7 +89,16 @@ CODES: dict[str, Code] = {
 }
 
 
-NEVER_ALLOWED = frozenset({"no-classes", "no-images", "no-training-split", "no-validation-split"})
+NEVER_ALLOWED = frozenset(
+    {
+        "duplicate-class-id",
+        "duplicate-class-name",
+        "no-classes",
+        "no-images",
+        "no-training-split",
+        "no-validation-split",
+    }
+)
 """Without these there is nothing to go on with."""
 
 IMAGE_ERRORS = frozenset(

@@ -32,7 +32,7 @@ Key = tuple[int, int]
 
 
 class TrainLoader:
-    """Shuffled, augmented batches; every image once an epoch."""
+    """Shuffled, augmented batches; each image at most once an epoch (see drop_last)."""
 
     def __init__(
         self,

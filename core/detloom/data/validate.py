@@ -233,6 +233,9 @@ def _look_over(
     plain = sum(item.rle is None for item in objects if not item.crowd)
     if masked and plain:
         book.add("partial-masks", f"{masked} with a mask, {plain} without", count=plain)
+    train = splits.get("train")
+    if options.for_training and objects and train is not None and not (~train.crowd).any():
+        book.add("train-without-objects")
     if options.for_training and "train" not in splits:
         book.add("no-training-split")
     if options.for_training and "val" not in splits:

@@ -37,7 +37,6 @@ def choose_device(name: str) -> torch.device:
     here = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
     }
     if not here[device.type]:
         found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["no CUDA device"]
@@ -65,7 +64,7 @@ class BuiltModel:
     warnings: tuple[str, ...] = ()
 
 
-def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset) -> BuiltModel:
+def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset, *, pretrained: bool = True) -> BuiltModel:
     """The chosen model for the classes of the data, seeded before it is built, with its pretrained weights."""
     config = resolved.config
     spec = host.get(ModelSpec, config.model.type)
@@ -85,7 +84,8 @@ def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset) ->
             loss_weights={"classification": config.loss.classification_weight, "box": config.loss.box_weight},
             validation=config.validation,
         )
-    notes, warnings = _load_weights(detector, spec, resolved)
+    # A resumed run takes its weights from its state: the file they once came from may be gone.
+    notes, warnings = _load_weights(detector, spec, resolved) if pretrained else ([], [])
     if config.model.freeze_backbone:
         notes.append(f"frozen: {', '.join(freeze_backbone(detector))}")
     return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings))

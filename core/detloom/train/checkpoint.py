@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,26 @@ def save_checkpoint(folder: Path, name: str, payload: Mapping[str, Any], note: M
     refuses; the files that were there stay.
     """
     target = folder / name
+    if name == LAST and _is_whole(target):
+        # Under both names first: at no moment is there no last.pt, and a damaged one pushes no good previous.pt away.
+        with atomic_path(folder / PREVIOUS) as part:
+            part.unlink()
+            _link_or_copy(target, part)
     with atomic_path(target) as part:
         _save({"format": FORMAT, **payload}, part)
-        digest = sha256_of(part)
-        _record(folder, name, digest, {**note, "bytes": part.stat().st_size})
-        if name == LAST and target.exists():
-            target.replace(folder / PREVIOUS)
+        _record(folder, name, sha256_of(part), {**note, "bytes": part.stat().st_size})
     return target
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_file() and sha256_of(path) in {entry["sha256"] for entry in read_manifest(path.parent)}
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
 
 
 def _save(payload: Mapping[str, Any], path: Path) -> None:

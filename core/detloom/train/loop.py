@@ -110,7 +110,9 @@ class Loop:
         self.plugins = dict(plugins or {})
         self.progress = Progress()
         patience = config.early_stopping_patience if config.early_stopping else None
-        self.best = BestSoFar(plan.best_metric == "loss", config.early_stopping_min_delta, patience)
+        self.best = BestSoFar(
+            plan.best_metric == "loss", config.early_stopping_min_delta, patience, metric=plan.best_metric
+        )
         self._parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
         self._meter = _Meter()
 
@@ -118,7 +120,7 @@ class Loop:
 
     def run(self) -> str:
         """Train until the plan is done. Returns `completed`, `stopped early` or `interrupted`."""
-        while not self.progress.finished:
+        while not self.progress.finished and not self.best.exhausted:
             epoch = self.progress.epoch
             self.detector.begin_epoch(epoch, self.plan.total_epochs)
             if not self._train_epoch(epoch):
@@ -131,7 +133,7 @@ class Loop:
             if not self.progress.finished and self.hooks.stop_requested():
                 self.hooks.save("last", {})
                 return "interrupted"
-        return "completed"
+        return "stopped early" if self.best.exhausted else "completed"
 
     def _train_epoch(self, epoch: int) -> bool:
         """Optimizer steps until the epoch ends; False when asked to stop in the middle."""
@@ -247,14 +249,16 @@ class Loop:
         means = self._meter.take()
         if not means:
             return
-        if not math.isfinite(means["loss"]):
-            raise TrainingDiverged(
-                f"the loss is {means['loss']} at step {self.progress.step} (epoch {epoch + 1})",
-                hint="lower training.lr, lengthen training.warmup_epochs, set training.gradient_clip (10 or less) or "
-                "use training.precision=fp32; the last checkpoint is whole and --resume starts from it",
-            )
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(means[name]):
+                what = "loss" if name == "loss" else "gradient"
+                raise TrainingDiverged(
+                    f"the {what} is {means[name]} at step {self.progress.step} (epoch {epoch + 1})",
+                    hint="lower training.lr, lengthen training.warmup_epochs, set training.gradient_clip (10 or less) "
+                    "or use training.precision=fp32; the last checkpoint is whole and --resume starts from it",
+                )
         values = dict(means)
-        values["lr"] = max(self.schedule.get_last_lr())
+        values["lr"] = self.schedule.rate_of(self.progress.step - 1)
         values["memory_mb"] = memory_mb(self.device)
         steps = self._meter.last_steps
         for name, value in values.items():
@@ -279,7 +283,7 @@ class Loop:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.detector.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_optimizer(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
@@ -290,6 +294,15 @@ class Loop:
         for name, plugin in self.plugins.items():
             if name in state["plugins"]:
                 plugin.load_state_dict(state["plugins"][name])
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Moments are the state's; rates, decay and momentum are the configuration's, which a resume may change."""
+        ours = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        if len(state["param_groups"]) != len(ours) or state["param_groups"][0].keys() - {"params"} != ours[0].keys():
+            raise ValueError("the optimizer is another one")
+        self.optimizer.load_state_dict(state)
+        for group, own in zip(self.optimizer.param_groups, ours, strict=True):
+            group.update(own)
 
 
 class _Meter:

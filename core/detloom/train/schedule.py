@@ -69,6 +69,10 @@ class Schedule:
         """After each optimizer step."""
         self.set_step(self.last_step + 1)
 
+    def rate_of(self, step: int) -> float:
+        """The largest rate among the groups at the update number `step` (0-based)."""
+        return max(float(group["initial_lr"]) for group in self.optimizer.param_groups) * self.plan.factor(step)
+
     def get_last_lr(self) -> list[float]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
@@ -99,8 +103,9 @@ def build_scheduler(
     return Schedule(optimizer, plan)
 
 
-def plan_of(config: TrainingConfig, total_steps: int, steps_per_epoch: int) -> Plan:
-    """The plan of the `training` section. A warm-up longer than a tenth of a training is cut to that."""
+def plan_of(config: TrainingConfig, total_steps: int, steps_per_epoch: int, *, keep_warmup: bool = False) -> Plan:
+    """The plan of the `training` section. A warm-up longer than a tenth of a training is cut to that, unless
+    the user wrote it (keep_warmup)."""
     warmup = config.warmup_steps
     if warmup is None:
         warmup = round(config.warmup_epochs * steps_per_epoch)
@@ -108,7 +113,7 @@ def plan_of(config: TrainingConfig, total_steps: int, steps_per_epoch: int) -> P
         curve=config.scheduler,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=min(warmup, max(total_steps // 10, 1)),
+        warmup_steps=min(warmup, total_steps if keep_warmup else max(total_steps // 10, 1)),
         min_frac=config.min_lr_frac,
         milestones=config.lr_milestones,
         gamma=config.lr_gamma,

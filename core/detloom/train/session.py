@@ -123,7 +123,15 @@ class Session:
 
     def _loop(self) -> Loop:
         optimizer = build_optimizer(self.detector, self.config.training)
-        schedule = Schedule(optimizer, plan_of(self.config.training, self.plan.total_steps, self.plan.steps_per_epoch))
+        schedule = Schedule(
+            optimizer,
+            plan_of(
+                self.config.training,
+                self.plan.total_steps,
+                self.plan.steps_per_epoch,
+                keep_warmup=self._is_users("training.warmup_steps") or self._is_users("training.warmup_epochs"),
+            ),
+        )
         hooks = Hooks(
             log=self._log,
             evaluate=self._evaluate_epoch,
@@ -147,6 +155,10 @@ class Session:
             plugins=plugins,
         )
 
+    def _is_users(self, key: str) -> bool:
+        origin = self.around.resolved.origins.get(key)
+        return origin is not None and origin.by_user
+
     # ---- while training ----------------------------------------------------------------------------------------
 
     def train(self, fanout: LoggerFanout) -> str:
@@ -169,6 +181,8 @@ class Session:
                 evaluation, _, losses = self.evaluate_split(self.val_split)
         else:
             evaluation, _, losses = self.evaluate_split(self.val_split)
+        if not evaluation.truths:  # AP of nothing is no judgement: the last weights will be the best
+            return {f"val/{name}": value for name, value in losses.items()}
         return {**evaluation.scalars("val"), **{f"val/{name}": value for name, value in losses.items()}}
 
     def evaluate_split(
@@ -177,6 +191,8 @@ class Session:
         """With the weights that the detector has now. Returns numbers, detections by image, losses."""
         dataset = self.around.dataset
         evaluator = COCOEvaluator(split, dataset.class_map, max_detections=self.config.validation.max_detections)
+        if full_precision and self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # nothing is trained after
         autocast = None if full_precision or self.precision == torch.float32 else self.precision
         evaluation = evaluator.evaluate(
             self.detector, self.eval_loader(split), PassOptions(autocast=autocast, loss=True)
@@ -240,6 +256,13 @@ class Session:
                 f"the data have changed since {path} was saved (digest {digest[:12]}, now "
                 f"{self.around.dataset.digest[:12]})",
                 hint="a resumed run must be the same run: start a new one with --weights from this checkpoint",
+            )
+        if payload["model"]["classes"] != self.around.dataset.class_map.to_list():
+            was = ", ".join(row["name"] for row in payload["model"]["classes"])
+            raise CheckpointError(
+                f"the classes have other ids or another order now: {was} when {path} was saved, "
+                f"{', '.join(self.around.dataset.class_map.names)} in the data",
+                hint="a resumed run must be the same run: give the classes their old ids, or start a new one",
             )
         try:
             self.loop.load_state_dict(payload["training"])

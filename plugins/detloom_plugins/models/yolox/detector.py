@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -52,7 +51,7 @@ class YoloxDetector(Detector):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """The last epochs sharpen the boxes with an L1 term."""
-        self.use_l1 = epoch >= epochs - math.ceil(self._l1_frac * epochs)
+        self.use_l1 = epoch >= epochs - int(self._l1_frac * epochs + 0.5)
 
     def forward(self, images: Tensor, targets: Targets | None = None, prompts: object | None = None) -> Outputs:
         pixels = self.normalise(images).to(next(self.parameters()).dtype)
@@ -64,7 +63,8 @@ class YoloxDetector(Detector):
     def loss(self, outputs: Outputs, targets: Targets) -> LossTerms:
         # Logarithms of scores and sums over thousands of anchors need float32, whatever the forward pass used.
         with torch.autocast(outputs.boxes.device.type, enabled=False):
-            return self._loss(outputs, targets, use_l1=self.use_l1)
+            # Judged without it: a validation loss must mean the same in every epoch.
+            return self._loss(outputs, targets, use_l1=self.use_l1 and self.training)
 
     def decode(self, outputs: Outputs) -> Decoded:
         grid: Grid = outputs.extra["grid"]
