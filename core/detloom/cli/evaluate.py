@@ -80,6 +80,11 @@ def run(args: argparse.Namespace) -> int:
     predictor = open_predictor(Path(args.model), host, args.runtime, args.device)
     predictor = predictor.with_rule(args.score, args.nms, args.max_detections)
     dataset = _dataset(args, host)
+    trained_on = ((predictor.runtime.manifest or {}).get("data") or {}).get("digest")
+    if not named_data(args) and trained_on and trained_on != dataset.digest:
+        console.warning(
+            f"{dataset.name} is not what the run was trained on: other data lie there, or they have changed"
+        )
     splits = choose_splits(dataset, args.split)
     check_classes(predictor.class_map, dataset.class_map, splits)
     results = {split.name: _evaluate(predictor, split, dataset, args) for split in splits}

@@ -53,6 +53,7 @@ ALIASES = (
     Alias("--early-stopping", "training.early_stopping", "stop when validation stands still", value="true"),
     Alias("--early-stopping-patience", "training.early_stopping_patience", "evaluations to wait"),
     Alias("--overfit-batches", "training.overfit_batches", "debug: train on the first N batches"),
+    Alias("--allow", "data.allow", "codes of errors that do not stop it; what they name is left out", several=True),
     Alias("--num-workers", "data.num_workers", "processes that read and augment"),
     Alias("--freeze-backbone", "model.freeze_backbone", "keep the backbone as loaded", value="true"),
     Alias("--no-ema", "training.use_ema", "no moving average of the weights", value="false"),
