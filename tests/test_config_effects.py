@@ -154,7 +154,7 @@ ROWS = [
     Row("model.yolox.objectness_weight", 3.0, TRAINED, "yolox"),
     Row("model.yolox.candidate_topk", 1, TRAINED, "yolox"),
     Row("model.yolox.center_radius", 0.1, TRAINED, "yolox"),
-    Row("model.yolox.l1_frac", 0.0, TRAINED, "yolox"),
+    Row("model.yolox.l1_frac", 1.0, TRAINED, "yolox"),
     Row("model.yolox.norm_momentum", 0.5, TRAINED, "yolox"),
     Row("data.source", "beside", ("data", "trained"), "nameless data"),
     Row("data.format", "first-two", ("data", "trained")),
