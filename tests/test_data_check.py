@@ -298,6 +298,20 @@ def test_a_roboflow_parent_class_without_objects_is_left_out(tmp_path: Path) -> 
     assert used.dataset.class_map.names == ("pets", "cat", "dog")
 
 
+def test_a_training_split_without_objects_is_refused_and_the_validation_split_does_not_hide_it(tmp_path: Path) -> None:
+    root = sound_data(tmp_path / "data")
+    edit(root, lambda c: c["annotations"].clear())
+    assert "train-without-objects" in {finding.code for finding in look(root).refused}
+
+
+def test_classes_that_share_an_id_cannot_be_allowed(tmp_path: Path) -> None:
+    """Which class an object belongs to would be a guess: leaving the error out would change labels in silence."""
+    root = sound_data(tmp_path / "data")
+    edit(root, lambda c: c["categories"].reverse() or [row.update(id=7) for row in c["categories"]], "valid")
+    report = look(root, allow=["duplicate-class-id", "duplicate-class-name"])
+    assert {"duplicate-class-id"} <= {finding.code for finding in report.refused}
+
+
 def test_no_classes_no_images_and_no_objects_are_errors_of_their_own(tmp_path: Path) -> None:
     root = sound_data(tmp_path / "data")
     edit(root, lambda c: c["annotations"].clear())

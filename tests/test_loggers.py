@@ -176,8 +176,11 @@ def test_each_plugin_hands_over_one_logger_for_the_current_contract(module: Any)
 def test_every_logger_takes_every_call(name: str, tmp_path: Path, picture: Path) -> None:
     spec = next(iter({"console": console, "jsonl": jsonl, "tensorboard": tensorboard}[name].detloom_loggers()))
     logger = spec.build(spec.settings(), context(tmp_path))
-    make_every_call(logger, picture)
-    logger.close("completed")
+    fanout = LoggerFanout([(name, logger)])
+    make_every_call(fanout, picture)
+    fanout.close("completed")
+    (state,) = fanout.states
+    assert (state.dropped, state.error) == (0, "") and state.flushed >= 6
 
 
 # metrics.jsonl
