@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from clearml_tools import clearml_server, double_process, own_clearml_server
+
+__all__ = ["clearml_server", "double_process", "own_clearml_server"]
 ROOT = Path(__file__).resolve().parent.parent
 IMPORT_ROOTS = [str(ROOT / name) for name in ("core", "plugins", "integrations", "schemas")]
+
+# No test may find the ClearML of whoever runs it: an empty configuration file, and no credentials.
+for _name in [name for name in os.environ if name.startswith(("CLEARML_", "TRAINS_"))]:
+    del os.environ[_name]
+os.environ["CLEARML_CONFIG_FILE"] = os.devnull
 
 
 @pytest.fixture(scope="session")

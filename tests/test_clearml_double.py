@@ -1,0 +1,64 @@
+"""The double of the ClearML server: the real SDK and the real agent work against it, and it notices mistakes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from clearml_tools import ClearMLServer
+
+INIT = """
+from clearml import Logger, OutputModel, Task
+
+task = Task.init(
+    project_name="orchard/apples",
+    task_name="first run",
+    tags=["unit"],
+    output_uri=True,
+    auto_connect_frameworks=False,
+    auto_connect_arg_parser=False,
+    auto_resource_monitoring=False,
+)
+"""
+
+
+def run_sdk(server: ClearMLServer, script: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """A script that begins with Task.init, in a process of its own."""
+    file = folder / "script.py"
+    file.write_text(INIT + textwrap.dedent(script))
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", **server.environ(**more)}
+    return subprocess.run(
+        [sys.executable, file], env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_sdk_reports_a_whole_run(clearml_server: ClearMLServer, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights" * 1000)
+    done = run_sdk(
+        clearml_server,
+        """
+        task.set_parameters({"training/lr": "0.01", "model/variant": "s"})
+        task.get_logger().report_scalar("losses", "total", value=1.5, iteration=3)
+        task.get_logger().report_text("hello")
+        task.upload_artifact("summary", artifact_object={"apples": 3}, wait_on_upload=True)
+        model = OutputModel(task, name="best", framework="PyTorch", label_enumeration={"apple": 0})
+        model.update_weights("weights.pt", auto_delete_file=False, async_enable=False)
+        task.close()
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (task,) = clearml_server.tasks()
+    assert (task["name"], task["status"], task["tags"]) == ("first run", "completed", ["unit"])
+    assert clearml_server.parameters(task["id"])["training/lr"] == "0.01"
+    (scalar,) = clearml_server.events(task["id"], "training_stats_scalar")
+    assert (scalar["metric"], scalar["variant"], scalar["value"], scalar["iter"]) == ("losses", "total", 1.5, 3)
+    assert "hello" in clearml_server.console(task["id"])
+    assert "apples" in clearml_server.artifact(task["id"], "summary").read_text()
+    (model,) = clearml_server.models()
+    assert model["labels"] == {"apple": 0}
+    assert clearml_server.file(model["uri"]).read_bytes() == weights.read_bytes()
