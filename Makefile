@@ -29,7 +29,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 coverage: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=detloom --cov=detloom_plugins --cov=detloom_schemas --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=detloom --cov=detloom_plugins --cov=detloom_integrations --cov=detloom_schemas --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .
