@@ -174,7 +174,7 @@ def lab_host(*, clearml: bool = False) -> PluginHost:
 # ---- one run and what is seen of it -------------------------------------------------------------------------------
 
 TIMES = {"time", "train/images_per_s", "train/data_wait", "train/memory_mb", "epoch/time_s", "epoch/evaluation_s"}
-ECHOES = {"name", "started", "finished", "duration_s", "command", "environment", "git", "versions", "loggers"}
+ECHOES = {"name", "started", "finished", "duration_s", "command", "environment", "git", "versions", "loggers", "configuration", "trackers"}
 """Of run.json: what the clock, the machine or the folder's name says."""
 
 Seen = dict[str, Any]

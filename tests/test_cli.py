@@ -298,7 +298,7 @@ def test_each_flag_is_an_alias_of_its_key() -> None:
         "experiment.name": "t",
         "experiment.tags": ["a", "v1.0"],
         "experiment.output_dir": "out",
-        "experiment.clearml.enabled": False,
+        "experiment.clearml.mode": "off",
         "training.overfit_batches": 2,
         "data.num_workers": 0,
         "model.freeze_backbone": True,

@@ -209,13 +209,19 @@ ROWS = [
     Row("experiment.name", "called-so", ("place",), keeps=("trained", "best")),
     Row("experiment.tags", ["one", "two"], ("record",), keeps=("trained", "best")),
     Row("experiment.output_dir", "{work}/elsewhere", ("place",), keeps=("trained", "best")),
-    Row("experiment.clearml.enabled", True, ("notes",), keeps=("trained", "best"), clearml=True),
+    Row("experiment.clearml.mode", "offline", ("notes",), keeps=("trained", "best"), clearml=True),
     Row("experiment.logging.loggers", ["jsonl", "tensorboard"], ("files",), keeps=("trained", "best")),
     Row("experiment.logging.log_interval", 1, ("metrics",), keeps=("trained", "best")),
 ]
 
 # Leaves of the loader: batches must be the same whatever they say. Their tests stand at the end of this file.
 LOADER_LEAVES = {"data.num_workers", "data.prefetch_factor", "data.persistent_workers", "data.pin_memory"}
+
+# What they do is seen on a server: tests/test_clearml_task.py.
+CLEARML_LEAVES = {
+    f"experiment.clearml.{name}"
+    for name in ("output_uri", "checkpoint_interval", "close_timeout", "spool_mb", "console", "resource_monitoring")
+}
 
 
 # ---- what the runs are made of ------------------------------------------------------------------------------------
@@ -319,7 +325,7 @@ def test_a_changed_leaf_changes_the_run(row: Row, look: Look) -> None:
 
 
 def test_every_leaf_has_a_row_here() -> None:
-    tested = {row.key for row in ROWS} | LOADER_LEAVES
+    tested = {row.key for row in ROWS} | LOADER_LEAVES | CLEARML_LEAVES
     assert tested == set(_all_leaves())
 
 
@@ -340,7 +346,7 @@ def test_two_equal_runs_show_the_same(look: Look) -> None:
 
 
 def test_without_its_plugin_clearml_cannot_be_enabled(look: Look) -> None:
-    assert "experiment.clearml.enabled" in look("plain", {"experiment.clearml.enabled": True})["error"]
+    assert "experiment.clearml.mode" in look("plain", {"experiment.clearml.mode": "required"})["error"]
 
 
 # ---- leaves of the loader: the batches stay the same, so the processes that make them are observed ----------------

@@ -196,7 +196,7 @@ def test_rules_between_the_fields_of_a_plugin_speak_with_a_place() -> None:
         ("loss.box", "focal", "is a classification loss; allowed: ciou, giou"),
         ("training.resolution", "400", "takes multiples of 32"),
         ("training.resolution", "[416, 401]", "takes multiples of 32"),
-        ("experiment.clearml.enabled", "true", "no logger named 'clearml'"),
+        ("experiment.clearml.mode", "required", "no logger named 'clearml'"),
         ("data.split.val", "0.99", "leave no images to train on"),
         ("training", "5", "is a section, not a value"),
         ("training.lr.x", "5", "found {'x': '5'}; allowed: a number above 0"),

@@ -81,15 +81,23 @@ def test_the_tracker_on_the_page_keeps_the_contract_and_does_what_is_said(tmp_pa
     assert spec.tracker is not None and spec.claims is not None
     assert spec.claims({"DESK_AGENT": "1"}) and not spec.claims({})
     tracker = spec.tracker(spec.settings())
-    seen = detloom.TrackedConfig({"training.lr": "0.1"}, {"training.lr": "default"})
-    assert tracker.connect(seen) == {} and tracker.restore_checkpoint(tmp_path / "to.pt") is None
+    said: dict[str, Any] = {"origins": {}, "descriptions": {}, "allowed": {}, "document": {}}
+    seen = detloom.TrackedConfig(values={"training.lr": "0.1"}, **said)
+    assert isinstance(tracker, detloom.Tracker)
+    assert tracker.connect(seen).edits == () and tracker.restore_checkpoint("last", tmp_path / "to.pt") is None
     (tmp_path / "edits.json").write_text('{"training.lr": "0.2"}')
-    (tmp_path / "last.pt").write_bytes(b"state")
-    assert tracker.connect(seen) == {"training.lr": "0.2"} and not tracker.stop_requested()
-    restored = tracker.restore_checkpoint(tmp_path / "to.pt")
+    (tmp_path / "state.pt").write_bytes(b"state")
+    tracker.keep_checkpoint("last", tmp_path / "state.pt", 7)
+    assert tracker.connect(seen).edits == (("training.lr", "0.2", "edits.json"),) and not tracker.stop_requested()
+    restored = tracker.restore_checkpoint("last", tmp_path / "to.pt")
     assert restored is not None and restored.read_bytes() == b"state"
+    assert tracker.restore_checkpoint("best", tmp_path / "to.pt") is None
+    tracker.confirm(seen, None)
     (tmp_path / "stop").touch()
     assert tracker.stop_requested()
+    assert tracker.identity() == {"folder": str(tmp_path)}
+    tracker.close("failed", "why")
+    assert (tmp_path / "ending.txt").read_text() == "failed why"
 
 
 @pytest.fixture

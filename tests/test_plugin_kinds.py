@@ -239,9 +239,13 @@ def test_a_package_carries_a_tracked_run_alone_and_its_tracker_edits_stops_and_r
     record = stopped.json("run.json")
     assert record["status"] == "interrupted" and [row["name"] for row in record["plugins"]] == ["orchard"]
     seen = json.loads((server / "seen.json").read_text())
-    assert json.loads(seen["values"]["training.lr"]) == 0.01 and seen["origins"]["training.lr"] == "recipe"
+    assert seen["values"]["training.lr"] == "0.01" and seen["origins"]["training.lr"] == "recipe"
+    assert json.loads((server / "effective.json").read_text())["training.lr"] == "0.005"
+    assert "last 1" in (server / "kept.txt").read_text()
+    assert (server / "closed.txt").read_text().startswith("interrupted: stopped at step 1")
+    assert record["trackers"] == {"orchard:diary": {"folder": str(server)}}
     config = stopped.config
-    assert config["training"]["lr"] == 0.005 and config["origins"]["training.lr"] == ["tracker", "orchard:diary"]
+    assert config["training"]["lr"] == 0.005 and config["origins"]["training.lr"] == ["tracker", "edits.json"]
     assert config["loss"]["box"] == "orchard:sides"
     # The recipe holds where nobody edited.
     assert config["origins"]["training.resolution"][0] == "command line" and config["loss"]["box_weight"] == 2
@@ -312,12 +316,17 @@ class Logger:
 
 
 class Tracker:
-    stop_requested = sting
+    stop_requested = keep_checkpoint = close = sting
 
     def connect(self, config):
+        return detloom.TrackerReply()
+
+    def confirm(self, config, settings): ...
+
+    def identity(self):
         return {}
 
-    def restore_checkpoint(self, dest):
+    def restore_checkpoint(self, kind, dest):
         return None
 
 

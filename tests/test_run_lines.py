@@ -84,7 +84,7 @@ def test_tensorboard_is_written_and_clearml_is_not_asked(place: Place) -> None:
     assert "tensorboard" in [logger["name"] for logger in record["loggers"]]
     assert [path.name for path in run.rglob("*tfevents*")]
     values = shown(place, TENSORBOARD)["values"]
-    assert values["experiment.clearml.enabled"] is False
+    assert values["experiment.clearml.mode"] == "off"
     assert values["experiment.logging.loggers"] == ["console", "jsonl", "tensorboard"]
 
 

@@ -61,10 +61,14 @@ _HOMES = {
         "LossSpec",
         "ModelContext",
         "ModelSpec",
+        "Package",
         "RuntimeRequest",
         "RuntimeSpec",
         "SourceSpec",
+        "Submission",
         "TrackedConfig",
+        "Tracker",
+        "TrackerReply",
         "WeightsFile",
     ),
     "detloom_schemas": ("Settings",),
@@ -138,10 +142,14 @@ if TYPE_CHECKING:
     from detloom.specs import LossSpec as LossSpec
     from detloom.specs import ModelContext as ModelContext
     from detloom.specs import ModelSpec as ModelSpec
+    from detloom.specs import Package as Package
     from detloom.specs import RuntimeRequest as RuntimeRequest
     from detloom.specs import RuntimeSpec as RuntimeSpec
     from detloom.specs import SourceSpec as SourceSpec
+    from detloom.specs import Submission as Submission
     from detloom.specs import TrackedConfig as TrackedConfig
+    from detloom.specs import Tracker as Tracker
+    from detloom.specs import TrackerReply as TrackerReply
     from detloom.specs import WeightsFile as WeightsFile
     from detloom_schemas import Settings as Settings
 
@@ -180,6 +188,7 @@ __all__ = [
     "ModelSpec",
     "ObjectRecord",
     "Outputs",
+    "Package",
     "PluginError",
     "PluginHost",
     "PluginInfo",
@@ -198,8 +207,11 @@ __all__ = [
     "SourcePlan",
     "SourceSpec",
     "Split",
+    "Submission",
     "Targets",
     "TrackedConfig",
+    "Tracker",
+    "TrackerReply",
     "TrainedModel",
     "TransferReport",
     "UnreachableError",

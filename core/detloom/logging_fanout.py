@@ -77,11 +77,19 @@ class LoggerFanout:
                 log.warning("logger %s: %d calls written, %d lost", state.name, state.flushed, state.dropped)
 
     def summary(self) -> list[dict[str, object]]:
-        """What became of each logger's calls, as run.json keeps it."""
-        return [
-            {"name": state.name, "flushed": state.flushed, "dropped": state.dropped, "error": state.error}
-            for state in self.states
-        ]
+        """What became of each logger's calls, as run.json keeps it. A logger that sends things away may know better
+        what arrived: `delivered()` gives its (flushed, dropped, error)."""
+        rows: list[dict[str, object]] = []
+        for state in self.states:
+            flushed, dropped, error = state.flushed, state.dropped, state.error
+            try:
+                if (delivered := getattr(state.logger, "delivered", None)) is not None:
+                    arrived, lost, problem = delivered()
+                    flushed, dropped, error = arrived, lost + dropped, error or problem
+            except Exception as fault:
+                self._report(state, "delivered", fault)
+            rows.append({"name": state.name, "flushed": flushed, "dropped": dropped, "error": error})
+        return rows
 
     def _each(self, call: str, *arguments: object) -> None:
         for state in self.states:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from detloom.config import load_saved, resolve
 from detloom.data.load import load_dataset
-from detloom.errors import ConfigError, DetloomError, Mistake, RunInterrupted, UsageError
+from detloom.distributed import rank, world_size
+from detloom.ending import Ending, ending_of
+from detloom.errors import ConfigError, Mistake, RunInterrupted, UsageError
 from detloom.events import RunFinished, RunStarted
 from detloom.files import write_text
 from detloom.finish import finish_run, record_data
@@ -33,14 +35,22 @@ from detloom.run_folder import (
     log_to,
     newest_resumable,
     remove_leftovers,
+    tracker_identities,
 )
 from detloom.specs import ExporterSpec, LoggerContext, LoggerSpec, ModelSpec, Tracker
-from detloom.tracking import StopRequests, chosen_loggers, connect_trackers, open_trackers, restored_checkpoint
+from detloom.tracking import (
+    LiveTrackers,
+    chosen_loggers,
+    connected,
+    opened,
+    restored_checkpoint,
+    settings_of_logger,
+)
 from detloom.train.assemble import BuiltModel, build_model, choose_device, find_weights
-from detloom.train.checkpoint import read_checkpoint, read_newest
+from detloom.train.checkpoint import BEST, LAST, adopt_checkpoint, read_checkpoint, read_newest
 from detloom.train.session import Session, Surroundings
 from detloom_schemas.config import ExperimentConfig
-from detloom_schemas.run_files import DataIdentity, LoggerRecord, ModelRecord, RunStatus
+from detloom_schemas.run_files import DataIdentity, LoggerRecord, ModelRecord
 
 if TYPE_CHECKING:
     from detloom.config import Layer, ResolvedConfig
@@ -69,8 +79,22 @@ def resume_run(resume: str, layers: Sequence[Layer], host: PluginHost, *, argv: 
 def _run_in(folder: Path | None, resolved: ResolvedConfig, host: PluginHost, argv: Sequence[str]) -> int:
     """folder: of the run to go on with; None: a new one. Whatever can be refused is refused before anything in a
     run's folder is made or changed."""
-    trackers = open_trackers(resolved, host)
-    resolved = connect_trackers(resolved, trackers)
+    if world_size() > 1:
+        raise UsageError(
+            f"this is process {rank()} of {world_size()}, and one run trains in one process for now",
+            hint="start it without torchrun (or with WORLD_SIZE unset)",
+        )
+    command = command_line(list(argv))
+    with opened(resolved, host) as trackers:
+        identities = {} if folder is None else tracker_identities(folder)
+        resolved = connected(resolved, trackers, host, identities=identities, command=command)
+        _run_tracked(folder, resolved, host, trackers, command)
+    return 0
+
+
+def _run_tracked(
+    folder: Path | None, resolved: ResolvedConfig, host: PluginHost, trackers: Mapping[str, Tracker], command: str
+) -> None:
     check_early(resolved, host, resuming=folder is not None)
     with Reading("reading the data") as reading:
         dataset = load_dataset(resolved, host, progress=reading.update)
@@ -82,14 +106,13 @@ def _run_in(folder: Path | None, resolved: ResolvedConfig, host: PluginHost, arg
             resolved.config.model.type, dataset.name, resolved.hash()
         )
         folder = create_folder(Path(resolved.config.experiment.output_dir), name)
-    recorder = RunRecorder(folder, resolved, host, command_line(list(argv)))
+    recorder = RunRecorder(folder, resolved, host, command)
     given = Given(resolved, host, dataset, recorder, trackers)
     with locked(folder), log_to(folder / "log.txt"), stop_signals() as signalled:
         session = open_session(given, model, signalled, is_new=is_new)
         remove_leftovers(folder)
         with status_kept(recorder):
             _run(given, session)
-    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +129,14 @@ class Given:
 def open_session(given: Given, model: BuiltModel, signalled: threading.Event, *, is_new: bool) -> Session:
     """The session, in the state that it goes on from. Raises CheckpointError and leaves the folder as it is."""
     checkpoints = given.recorder.folder / "checkpoints"
-    asked = StopRequests(given.trackers)
+    live = LiveTrackers(given.trackers)
     around = Surroundings(
-        given.resolved, given.host, given.dataset, given.recorder, lambda: signalled.is_set() or asked()
+        given.resolved,
+        given.host,
+        given.dataset,
+        given.recorder,
+        stop_requested=lambda: signalled.is_set() or live.stop_requested(),
+        keep_checkpoint=live.keep_checkpoint,
     )
     try:
         session = Session(around, model)
@@ -120,9 +148,23 @@ def open_session(given: Given, model: BuiltModel, signalled: threading.Event, *,
         raise
     if not is_new:
         session.resume_from(*read_newest(checkpoints))
-    elif (restored := restored_checkpoint(given.trackers, checkpoints / "restored.pt")) is not None:
-        session.resume_from(read_checkpoint(restored), restored)
+    else:
+        _go_on_from_afar(given, session, checkpoints)
     return session
+
+
+def _go_on_from_afar(given: Given, session: Session, checkpoints: Path) -> None:
+    """A tracker may bring back what this run was on another machine. Raises ConfigError when it would become another
+    run, and CheckpointError when its state cannot be used."""
+    restored = restored_checkpoint(given.trackers, "last", checkpoints / "restored-last.pt")
+    if restored is None:
+        return
+    payload = read_checkpoint(restored)
+    refuse_another_run(load_saved(payload["config"], given.host).values(), given.resolved)
+    best = restored_checkpoint(given.trackers, "best", checkpoints / "restored-best.pt")
+    if best is not None:
+        adopt_checkpoint(best, BEST)
+    session.resume_from(payload, adopt_checkpoint(restored, LAST))
 
 
 def _run(given: Given, session: Session) -> None:
@@ -165,6 +207,8 @@ def describe_start(given: Given, session: Session) -> None:
     model, dataset = session.model, given.dataset
     size = session.detector.input_rule.size
     given.recorder.update(
+        configuration=given.resolved.values(),
+        trackers={name: dict(tracker.identity()) for name, tracker in given.trackers.items()},
         device=device_name(session.device),
         precision=str(session.precision).removeprefix("torch."),
         data=DataIdentity(name=dataset.name, digest=dataset.digest),
@@ -196,20 +240,6 @@ def left_out(session: Session) -> str:
     """Images that do not fill a last batch: other ones in each epoch, but never without a word."""
     rest = len(session.train_split) - session.loader.batches_per_epoch * session.config.training.batch_size
     return f" (each epoch leaves {rest} other images out: they do not fill a batch)" if rest > 0 else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended, and its sentence when it ended badly."""
-
-    status: RunStatus
-    error: str = ""
-
-
-def ending_of(failure: BaseException) -> Ending:
-    stopped = isinstance(failure, RunInterrupted | KeyboardInterrupt)
-    message = failure.message if isinstance(failure, DetloomError) else f"{type(failure).__name__}: {failure}"
-    return Ending("interrupted" if stopped else "failed", message)
 
 
 @contextlib.contextmanager
@@ -262,15 +292,19 @@ def config_to_resume(folder: Path, layers: Sequence[Layer], host: PluginHost) ->
     if not now:
         return saved
     changed = resolve(host, [*saved.user_layers, *now])
-    before, after = saved.values(), changed.values()
+    refuse_another_run(saved.values(), changed)
+    return changed
+
+
+def refuse_another_run(before: Mapping[str, object], changed: ResolvedConfig) -> None:
+    """Raises ConfigError when values differ that the saved state is a state of."""
     mistakes = [
         Mistake(key, changed.origins[key].place, f"{value!r} would make it another run; it was {before.get(key)!r}")
-        for key, value in after.items()
+        for key, value in changed.values().items()
         if key.startswith(FIXED_ON_RESUME) and value != before.get(key)
     ]
     if mistakes:
         raise ConfigError(mistakes)
-    return changed
 
 
 FIXED_ON_RESUME = (
@@ -339,7 +373,8 @@ def open_loggers(given: Given, session: Session) -> LoggerFanout:
     loggers = []
     for name, spec in named.items():
         try:
-            loggers.append((name, spec.build(resolved.settings(spec), context)))
+            context = replace(context, tracker=given.trackers.get(name))
+            loggers.append((name, spec.build(settings_of_logger(spec, resolved, host), context)))
         except ConfigError:
             raise
         except Exception as error:

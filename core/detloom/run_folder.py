@@ -123,6 +123,14 @@ def newest_resumable(output_dir: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def tracker_identities(folder: Path) -> dict[str, dict[str, str]]:
+    """What each tracker said of itself in this run; empty for a run without any."""
+    try:
+        return RunRecord.model_validate_json((folder / "run.json").read_text(encoding="utf-8")).trackers
+    except (OSError, ValueError):
+        return {}
+
+
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 

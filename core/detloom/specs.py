@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from detloom.data.dataset import Dataset
     from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff, SourcePlan
     from detloom.detector import Detector, ElementLoss
+    from detloom.errors import Mistake
     from detloom.host import PluginHost
     from detloom.prediction import Runtime
     from detloom.sample import Sample
@@ -283,7 +284,8 @@ class Logger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoggerContext:
-    """run_dir: the run's folder. total_steps, total_epochs: planned length. rank: global rank of this process.
+    """run_dir: the run's folder. total_steps, total_epochs: planned length. tracker: what this logger's spec opened
+    before the run, or None.
 
     resume_step: optimizer steps that are done already; records of later steps, left by a run that was cut off, are
     written again and must not stand twice. 0: a new run.
@@ -293,25 +295,100 @@ class LoggerContext:
     run_name: str
     total_steps: int
     total_epochs: int
-    rank: int = 0
     resume_step: int = 0
+    tracker: Tracker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An installed distribution that a run needs. requirement: the line with which pip installs the same one elsewhere
+    (`name==1.2`, `name @ git+https://...@commit`); empty when it exists only here. where: a folder, a git address, or
+    `index`. plugins: names of the plugins that it brings."""
+
+    distribution: str
+    version: str
+    requirement: str
+    where: str
+    plugins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedConfig:
+    """A configuration as a tracker sees it, by dotted key: values as text that `--set` would take, who set each of
+    them, what they mean and what they may be.
+
+    document: the same configuration with its origins, as plain values; a tracker that is asked to run it again gives
+    it back. identity: what this tracker said of itself in the run that is being continued; empty for a new run.
+    packages: Detloom and every plugin distribution in use. command: how the run was asked for.
+    """
+
+    values: Mapping[str, str]
+    origins: Mapping[str, str]
+    descriptions: Mapping[str, str]
+    allowed: Mapping[str, str]
+    document: Mapping[str, Any]
+    packages: tuple[Package, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerReply:
+    """What was decided afar. edits: (dotted key, text, where it was written).
+
+    document: the configuration that the edits are edits of, for a process that was started without arguments; None:
+    the one that was shown. mistakes: what cannot be an edit of anything; reported together with edits that do not fit.
+    """
+
+    edits: tuple[tuple[str, str, str], ...] = ()
+    document: Mapping[str, Any] | None = None
+    mistakes: tuple[Mistake, ...] = ()
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """A logger's other half: opened before the run, it may edit the configuration and ask the run to stop."""
+    """A logger's other half: opened before the run, it may edit the configuration, keep and bring back the run's
+    state, and ask the run to stop. Only the process of global rank 0 has one."""
 
-    def connect(self, config: TrackedConfig) -> Mapping[str, str]:
-        """Show the configuration; return the leaves that were edited afar: dotted key to text."""
+    def connect(self, config: TrackedConfig) -> TrackerReply:
+        """Show the configuration; return what was edited afar."""
         ...
 
-    def restore_checkpoint(self, dest: Path) -> Path | None:
-        """Fetch the last checkpoint of the run that is being continued to the file `dest`; None: a new run begins."""
+    def confirm(self, config: TrackedConfig, settings: Any) -> None:
+        """The effective configuration, every edit taken and checked; settings: the tracker's own, as they are now."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What run.json keeps, so that a resumed run goes on under the same entry; {} for nothing."""
+        ...
+
+    def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, step: int) -> None:
+        """A verified checkpoint was written; must return at once and never block."""
+        ...
+
+    def restore_checkpoint(self, kind: Literal["last", "best"], dest: Path) -> Path | None:
+        """Fetch this checkpoint of the run that is being continued to the file `dest`; None: there is none."""
         ...
 
     def stop_requested(self) -> bool:
         """Polled by the loop after each step: must return at once and never block."""
         ...
+
+    def close(self, status: str, error: str) -> None:
+        """The run is over, perhaps before it began. status as in run.json; error: its sentence, or empty. Called once,
+        after the logger's own `close`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is asked of a tracker that shall have a run executed elsewhere. local_paths: keys whose values are files or
+    folders of this machine; paths_exist_remotely: the user vouches for them."""
+
+    queue: str
+    config: TrackedConfig
+    local_paths: Mapping[str, str]
+    paths_exist_remotely: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -320,6 +397,8 @@ class LoggerSpec(Spec):
 
     A tracker also gives `tracker` (opens it, before the run's folder exists) and `claims` (this process was started
     by my agent, judged by the environment: the tracker is then used even when the configuration is empty).
+    configured: judged by the environment, whether it can be used here without being asked for by name. submit: hands a
+    run to a queue and returns the sentence to show; raises UsageError saying why it cannot.
     """
 
     kind: ClassVar[str] = "logger"
@@ -328,14 +407,8 @@ class LoggerSpec(Spec):
     build: Callable[[Any, LoggerContext], Logger]
     tracker: Callable[[Any], Tracker] | None = None
     claims: Callable[[Mapping[str, str]], bool] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrackedConfig:
-    """A configuration as a tracker sees it: dotted keys to JSON text, and who set each of them."""
-
-    values: Mapping[str, str]
-    origins: Mapping[str, str]
+    configured: Callable[[Mapping[str, str]], bool] | None = None
+    submit: Callable[[Any, Submission], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

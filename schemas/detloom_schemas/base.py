@@ -22,6 +22,12 @@ def choice(kind: str, description: str) -> Any:
     return Field(description=description, json_schema_extra={"plugin_kind": kind})
 
 
+def local_path(description: str, words: tuple[str, ...] = ()) -> Any:
+    """A field whose value is a file or folder of the machine that runs, so that another machine may not have it.
+    words: values that are no path."""
+    return Field(description=description, json_schema_extra={"local_path": True, "words": list(words)})
+
+
 def _one_or_more(value: Any) -> Any:
     """`onnx` means `[onnx]`; a list stays a list."""
     if isinstance(value, str):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detloom_schemas.base import Names, Probability, Resolution, Settings, choice
+from detloom_schemas.base import Names, Probability, Resolution, Settings, choice, local_path
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -94,9 +94,10 @@ class ModelConfig(Settings):
     type: Annotated[str, choice("model", "family and variant, as in `detloom plugins list`")] = "yolox-nano"
     pretrain_weights: Annotated[
         str,
-        Field(
-            description="a file; `official`: the family's published weights, downloaded once; `none`: random; "
-            "`auto`: official where they can be had, else random with a warning"
+        local_path(
+            "a file; `official`: the family's published weights, downloaded once; `none`: random; "
+            "`auto`: official where they can be had, else random with a warning",
+            words=("official", "none", "auto"),
         ),
     ] = "auto"
     strict_weights: Annotated[
@@ -111,13 +112,11 @@ class ModelConfig(Settings):
 class LocalDataSource(Settings):
     """A folder on this machine."""
 
-    path: Annotated[str, Field(description="folder with train/ valid/ test/, or with COCO json files, or one json")] = (
-        ""
-    )
-    images: Annotated[str | None, Field(description="folder of the images, when the json files stand elsewhere")] = None
-    train: Annotated[str | None, Field(description="annotation file of the training split")] = None
-    val: Annotated[str | None, Field(description="annotation file of the validation split")] = None
-    test: Annotated[str | None, Field(description="annotation file of the test split")] = None
+    path: Annotated[str, local_path("folder with train/ valid/ test/, or with COCO json files, or one json")] = ""
+    images: Annotated[str | None, local_path("folder of the images, when the json files stand elsewhere")] = None
+    train: Annotated[str | None, local_path("annotation file of the training split")] = None
+    val: Annotated[str | None, local_path("annotation file of the validation split")] = None
+    test: Annotated[str | None, local_path("annotation file of the test split")] = None
 
 
 class DataSplitConfig(Settings):
@@ -203,9 +202,30 @@ class ExportConfig(Settings):
 
 
 class ClearMLConfig(Settings):
-    """ClearML."""
+    """Tracking on a ClearML server: parameters that can be edited there, numbers, pictures, files and models."""
 
-    enabled: Annotated[bool, Field(description="track the run on a ClearML server (needs its plugin)")] = False
+    mode: Annotated[
+        Literal["auto", "required", "best-effort", "offline", "off"],
+        Field(
+            description="required: no run without the server; best-effort: the run goes on without it and is kept for "
+            "later; offline: kept for later; auto: best-effort where ClearML is configured, else off"
+        ),
+    ] = "auto"
+    output_uri: Annotated[
+        str | None, Field(description="where models and files are stored (s3://..., a path); none: the server's own")
+    ] = None
+    checkpoint_interval: Annotated[
+        Positive,
+        Field(description="epochs between two uploads of the state that a run started again elsewhere goes on from"),
+    ] = 10
+    close_timeout: Annotated[
+        float, Field(ge=1, description="seconds that the end of a run waits for the server at most")
+    ] = 120.0
+    spool_mb: Annotated[
+        float, Field(gt=0, description="most that is kept on disk while the server does not answer, without files")
+    ] = 256.0
+    console: Annotated[bool, Field(description="send what the run prints")] = True
+    resource_monitoring: Annotated[bool, Field(description="report the use of CPU, GPU, memory and disk")] = True
 
 
 class LoggingConfig(Settings):

@@ -115,6 +115,8 @@ class RunRecord(RunFile):
     best: BestRecord | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     loggers: tuple[LoggerRecord, ...] = ()
+    trackers: dict[str, dict[str, str]] = Field(default_factory=dict)
+    configuration: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

@@ -83,8 +83,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "detloom") -> int:
 
 
 def _dispatch(rest: list[str], blocked: list[str], prog: str) -> int:
-    name = rest[0] if rest else "--help"
     with _blocked(blocked):
+        name = rest[0] if rest else "train" if _started_by_an_agent() else "--help"
         if name in ("-h", "--help", "help"):
             console.write(_help())
             return 0
@@ -142,6 +142,14 @@ def _find(name: str) -> _Command:
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(names)}"
     raise UsageError(f"there is no command {name!r}", hint=hint)
+
+
+def _started_by_an_agent() -> bool:
+    """An agent starts `python -m detloom` without an argument: its tracker knows what to do."""
+    from detloom.host import discover
+    from detloom.tracking import claiming
+
+    return bool(claiming(discover(kinds=["loggers"])))
 
 
 def _plugin_commands() -> dict[str, CommandSpec]:

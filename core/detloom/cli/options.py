@@ -63,7 +63,7 @@ ALIASES = (
     Alias("--name", "experiment.name", "the same as --task-name"),
     Alias("--tags", "experiment.tags", "labels kept with the run", several=True),
     Alias("--output-dir", "experiment.output_dir", "folder that gets the run's folder"),
-    Alias("--no-clearml", "experiment.clearml.enabled", "do not track on ClearML", value="false"),
+    Alias("--no-clearml", "experiment.clearml.mode", "do not track on ClearML", value="off"),
 )
 
 

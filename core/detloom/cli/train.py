@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from detloom.cli.options import add_run_arguments, rewrite_keys, run_layers
 
 if TYPE_CHECKING:
-    from detloom.config import Layer
+    from detloom.config import Layer, ResolvedConfig
     from detloom.host import PluginHost
 
 prepare = rewrite_keys
@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="go on with the run in this folder; without a folder: the newest unfinished one in the output folder",
     )
+    parser.add_argument("--queue", metavar="NAME", help="do not train here: put the run into this queue of ClearML")
+    parser.add_argument(
+        "--paths-exist-remotely",
+        action="store_true",
+        help="with --queue: the files and folders that are named exist where the run will be executed",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from detloom.config import load_env, resolve
     from detloom.host import discover
 
+    _refuse_combinations(args)
     load_env()
     host = discover()
     layers = run_layers(args, host)
@@ -39,9 +46,34 @@ def run(args: argparse.Namespace) -> int:
         return resume_run(args.resume, layers, host, argv=args.argv)
     resolved = resolve(host, _with_data_demanded(layers, host))
 
+    if args.queue is not None:
+        return _submit(args, resolved, host)
+
     from detloom.run import train_run
 
     return train_run(resolved, host, argv=args.argv)
+
+
+def _refuse_combinations(args: argparse.Namespace) -> None:
+    from detloom.errors import UsageError
+
+    if args.queue is not None and args.resume is not None:
+        raise UsageError(
+            "--queue and --resume do not go together",
+            hint="an interrupted run on a queue goes on when its task is enqueued again",
+        )
+    if args.paths_exist_remotely and args.queue is None:
+        raise UsageError("--paths-exist-remotely says something about --queue, which is not given")
+
+
+def _submit(args: argparse.Namespace, resolved: ResolvedConfig, host: PluginHost) -> int:
+    from detloom.cli.console import write
+    from detloom.run_folder import command_line
+    from detloom.tracking import submit
+
+    command = command_line(list(args.argv))
+    write(submit(resolved, host, args.queue, command=command, paths_exist_remotely=args.paths_exist_remotely))
+    return 0
 
 
 def _says_where(key: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from detloom.config.compose import Chosen, leaves_of, settings_of
 from detloom.config.layers import Layer, Origin, mapping_layer, nest, text_layer
-from detloom.config.values import literal, natural
+from detloom.config.values import as_text, literal, natural
 from detloom.errors import ConfigError, Mistake
 from detloom.host import PluginHost
 from detloom.specs import Spec
@@ -47,6 +47,21 @@ class ResolvedConfig:
         """Dotted key to JSON-able value, for every leaf."""
         nested = self.config.model_dump(mode="json", by_alias=True)
         return {leaf.key: _at(nested, leaf.key) for leaf in leaves_of(type(self.config))}
+
+    def texts(self) -> dict[str, str]:
+        """Dotted key to the text that `--set` would read as the same value, for every leaf."""
+        values = self.values()
+        return {leaf.key: as_text(values[leaf.key], leaf.info, leaf.owner) for leaf in leaves_of(type(self.config))}
+
+    def local_paths(self) -> dict[str, str]:
+        """The values that name files or folders of the machine that runs, by dotted key."""
+        values, found = self.values(), {}
+        for leaf in leaves_of(type(self.config)):
+            extra = leaf.info.json_schema_extra
+            value = values[leaf.key]
+            if isinstance(extra, dict) and extra.get("local_path") and value and value not in extra["words"]:
+                found[leaf.key] = str(value)
+        return found
 
     def nested(self) -> dict[str, Any]:
         """The same values by section."""
@@ -95,9 +110,12 @@ class ResolvedConfig:
 
         Raises ConfigError naming every edit that does not fit.
         """
-        layer = text_layer(((key, text, place or "tracker") for key, text in edits.items()), "tracker")
-        kept = [old for old in self.layers if old.kind != "data"]
-        return self._resolve(self.host, [*kept, layer])
+        return self.with_edits([(key, text, place or "tracker") for key, text in edits.items()])
+
+    def with_edits(self, edits: Sequence[tuple[str, str, str]], mistakes: Sequence[Mistake] = ()) -> ResolvedConfig:
+        """The same as `with_tracker` for (dotted key, text, where it was written). mistakes: found with the edits, to
+        be reported together with those that do not fit."""
+        return self._resolve(self.host, [*self.user_layers, text_layer(edits, "tracker", mistakes)])
 
     def to_dict(self) -> dict[str, Any]:
         """Values by section and, under `origins`, who set each: [kind, place, place of `auto`]."""

@@ -18,10 +18,11 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
     if model is not None:
         found += _losses(host, config, model, origins)
         found += _resolution(config, model, origins)
-    if config.experiment.clearml.enabled and not any(spec.name == "clearml" for spec in host.specs(LoggerSpec)):
-        place = _place(origins, "experiment.clearml.enabled")
-        hint = "install a plugin that provides it, or write false"
-        found.append(Mistake("experiment.clearml.enabled", place, "there is no logger named 'clearml' here", hint))
+    demanded = config.experiment.clearml.mode not in {"auto", "off"}
+    if demanded and not any(spec.name == "clearml" for spec in host.specs(LoggerSpec)):
+        place = _place(origins, "experiment.clearml.mode")
+        hint = "install a plugin that provides it, or write off"
+        found.append(Mistake("experiment.clearml.mode", place, "there is no logger named 'clearml' here", hint))
     if config.data.split.val + config.data.split.test >= 1:
         message = f"val ({config.data.split.val}) and test ({config.data.split.test}) leave no images to train on"
         found.append(Mistake("data.split", _place(origins, "data.split.val", "data.split.test"), message))

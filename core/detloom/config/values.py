@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import types
 import typing
@@ -50,6 +51,22 @@ def convert(raw: Any, info: FieldInfo, owner: type[BaseModel]) -> Any:
         if not _truth_became_number(candidate, value):
             return candidate
     raise _problem(raw, info, errors)
+
+
+def as_text(value: Any, info: FieldInfo, owner: type[BaseModel]) -> str:
+    """The text that `convert` reads as this value, plain where it can be: `adamw`, `none`, `["hflip", "vflip"]`.
+
+    value: as JSON could hold it. Text that would be read as something else (a run called `none`) is quoted.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        try:
+            plain = value == value.strip() and convert(Text(value), info, owner) == value and value != "auto"
+        except ValueRefusedError:
+            plain = False
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _adapter(info: FieldInfo, owner: type[BaseModel]) -> TypeAdapter[Any]:

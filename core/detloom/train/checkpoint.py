@@ -44,6 +44,17 @@ def save_checkpoint(folder: Path, name: str, payload: Mapping[str, Any], note: M
     return target
 
 
+def adopt_checkpoint(path: Path, name: str) -> Path:
+    """A checkpoint that came from elsewhere into this folder gets its name and its place in the manifest. Raises
+    CheckpointError when it cannot be read."""
+    payload = read_checkpoint(path)
+    target = path.with_name(name)
+    note = {"epoch": payload["epoch"], "step": payload["step"], "metrics": payload["metrics"]}
+    _record(path.parent, name, sha256_of(path), {**note, "bytes": path.stat().st_size})
+    path.replace(target)
+    return target
+
+
 def _is_whole(path: Path) -> bool:
     return path.is_file() and sha256_of(path) in {entry["sha256"] for entry in read_manifest(path.parent)}
 

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -48,6 +48,7 @@ class Surroundings:
     dataset: Dataset
     recorder: RunRecorder
     stop_requested: Callable[[], bool]
+    keep_checkpoint: Callable[[Literal["last", "best"], Path, int], None]
 
 
 class Session:
@@ -230,6 +231,7 @@ class Session:
         if kind == "last":
             payload["training"] = self.loop.state_dict()
         path = save_checkpoint(self._checkpoints, BEST if kind == "best" else LAST, payload, note)
+        self.around.keep_checkpoint("best" if kind == "best" else "last", path, progress.step)
         event = CheckpointSaved(self.folder, path, progress.epoch, kind == "best")
         self.around.host.notify("checkpoint_saved", event)
 

@@ -17,6 +17,11 @@ def is_agent(environ: Mapping[str, str]) -> bool:
     return any(environ.get(name) for name in TASK_VARIABLES)
 
 
+def task_id(environ: Mapping[str, str]) -> str:
+    """The task that an agent wants executed; empty without an agent."""
+    return next((environ[name] for name in TASK_VARIABLES if environ.get(name)), "")
+
+
 def is_configured(environ: Mapping[str, str]) -> bool:
     """Whether ClearML was set up here: credentials in the environment, or a configuration file that is not empty.
 

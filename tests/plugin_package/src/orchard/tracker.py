@@ -59,17 +59,33 @@ class Server:
 
     def connect(self, config):
         if self.folder is None:
-            return {}
+            return detloom.TrackerReply()
         (self.folder / "seen.json").write_text(json.dumps({"values": config.values, "origins": config.origins}))
-        return json.loads((self.folder / "edits.json").read_text())
+        edits = json.loads((self.folder / "edits.json").read_text())
+        return detloom.TrackerReply(tuple((key, text, "edits.json") for key, text in edits.items()))
 
-    def restore_checkpoint(self, dest):
-        if self.folder is None or not (self.folder / "last.pt").is_file():
+    def confirm(self, config, settings):
+        if self.folder is not None:
+            (self.folder / "effective.json").write_text(json.dumps(config.values))
+
+    def identity(self):
+        return {"folder": str(self.folder)}
+
+    def keep_checkpoint(self, kind, path, step):
+        if self.folder is not None:
+            (self.folder / "kept.txt").open("a").write(f"{kind} {step}\n")
+
+    def restore_checkpoint(self, kind, dest):
+        if self.folder is None or not (self.folder / f"{kind}.pt").is_file():
             return None
-        return Path(shutil.copy(self.folder / "last.pt", dest))
+        return Path(shutil.copy(self.folder / f"{kind}.pt", dest))
 
     def stop_requested(self):
         return self.folder is not None and (self.folder / "stop").exists()
+
+    def close(self, status, error):
+        if self.folder is not None:
+            (self.folder / "closed.txt").open("a").write(f"{status}: {error}\n")
 
 
 @detloom.hookimpl

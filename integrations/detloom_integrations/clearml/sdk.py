@@ -1,0 +1,37 @@
+"""What has to be asked of the SDK's insides, in one place.
+
+The SDK's reporting process is switched off (it would fork a process with threads), its end of a task is given the
+status that the run really has, and its warnings about its own doings stay out of the run's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+log = logging.getLogger("detloom")
+
+
+@contextlib.contextmanager
+def quiet_sdk() -> Iterator[None]:
+    """Import and call the SDK as Detloom uses it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from clearml import Task
+
+        Task._report_subprocess_enabled = False
+        yield
+
+
+def close_task(task: Any, status: str, error: str) -> None:
+    """Flush and end the SDK's task. A run that failed or was interrupted must not be marked completed by the SDK,
+    which judges by the exceptions that its own hooks have seen."""
+    hook = getattr(type(task), "_Task__exit_hook", None)
+    if hook is not None and status != "completed":
+        hook.exception = KeyboardInterrupt() if status == "interrupted" else RuntimeError(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        task.close()

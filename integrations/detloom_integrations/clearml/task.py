@@ -1,0 +1,284 @@
+"""The task of a run: opened before the run, shown the configuration, asked for edits, closed at the end.
+
+The SDK's `Task` serves the life cycle, the heartbeat, the console and the abort; numbers, pictures and files go
+through `delivery`, which knows what arrived. Whatever can block is bounded: the server is probed before the SDK is
+asked anything, and the end of a run waits for `close_timeout` at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from detloom.errors import ConfigError, DetloomError, Mistake
+from detloom.specs import LoggerContext, TrackedConfig, TrackerReply
+from detloom_integrations.clearml.environment import is_agent
+from detloom_integrations.clearml.parameters import configuration_of, hyperparams_of, read_edits
+
+if TYPE_CHECKING:
+    from detloom.specs import Logger
+    from detloom_integrations.clearml.delivery import Delivery
+    from detloom_integrations.clearml.server import Server
+    from detloom_schemas.config import ClearMLConfig
+
+log = logging.getLogger("detloom")
+
+SHORTEST_NAME = 3
+"""The server refuses shorter names of projects and tasks."""
+
+ABORT_POLL_S = 5.0
+STATUS_ACTIONS = {"failed": "tasks.failed", "interrupted": "tasks.stopped", "completed": "tasks.completed"}
+
+
+class _Nothing(dict[str, bool]):
+    """For `auto_connect_frameworks`: false as a whole, and false for every name, the detection of the repository
+    included, which Detloom does itself."""
+
+    def get(self, key: object, default: object = None) -> Any:
+        return False
+
+
+class TaskTracker:
+    """One run on ClearML. Without a server (mode offline, or best-effort when none answers) everything is kept in the
+    run's folder, to be sent later."""
+
+    def __init__(self, settings: ClearMLConfig) -> None:
+        self.settings = settings
+        self.server: Server | None = None
+        self.task_id = ""
+        self.remote = False
+        self._task: Any = None
+        self._record: dict[str, Any] = {}
+        self._named_by_user = True
+        self._continued = False
+        self._stop = threading.Event()
+        self._over = threading.Event()
+        self._delivery: Delivery | None = None
+
+    # ---- before the run ----------------------------------------------------------------------------------------
+
+    def connect(self, config: TrackedConfig) -> TrackerReply:
+        """Open the task. Under an agent: what its parameters say, as edits of the configuration it was made with."""
+        self.remote = is_agent(os.environ)
+        self._named_by_user = _value(config, "experiment.name") is not None
+        if self.remote:
+            return self._open_remote()
+        _refuse_short_names(config)
+        if self.settings.mode != "offline":
+            self.server = self._reach()
+        if self.server is not None:
+            self._open_local(config)
+        return TrackerReply()
+
+    def _open_remote(self) -> TrackerReply:
+        """The agent's task. There is nothing to go on with when the server cannot be asked."""
+        from detloom_integrations.clearml.environment import task_id
+        from detloom_integrations.clearml.server import Server
+
+        self.server = Server.open()
+        self.task_id = task_id(os.environ)
+        document = self._fetch("hyperparams", "configuration", "models.output")
+        self._continued = bool(document.get("models", {}).get("output"))
+        reply = read_edits(document.get("hyperparams") or {}, document.get("configuration") or {})
+        return reply
+
+    def _reach(self) -> Server | None:
+        """The server, or None when the run may go on without it and has to."""
+        from detloom_integrations.clearml.server import Server
+
+        try:
+            return Server.open()
+        except DetloomError as error:
+            if self.settings.mode == "required":
+                raise
+            log.warning("%s", error.message)
+            log.warning("the run goes on without ClearML; what it reports is kept in its folder")
+            return None
+
+    def _open_local(self, config: TrackedConfig) -> None:
+        """A task of its own, or the one of the run that is being continued."""
+        before = config.identity.get("task", "")
+        if before and self._exists(before):
+            self.task_id = before
+            self._continued = True
+        self._init(_value(config, "experiment.project"), _task_name(config))
+
+    def _exists(self, task_id: str) -> bool:
+        from detloom_integrations.clearml.server import ServerRefusedError
+
+        assert self.server is not None
+        try:
+            found = self.server.call("tasks.get_by_id", task=task_id)["task"]
+        except ServerRefusedError as error:
+            log.warning("the run's task %s cannot be continued (%s): a new one is made", task_id, error.reason)
+            return False
+        if found.get("status") == "published":
+            log.warning("the run's task %s was published and may not change: a new one is made", task_id)
+            return False
+        return True
+
+    def _init(self, project: str, name: str) -> None:
+        """Task.init, after which the SDK pings, listens for an abort and sends what is printed."""
+        from detloom_integrations.clearml.sdk import quiet_sdk
+
+        with quiet_sdk():
+            from clearml import Task
+
+            self._task = Task.init(
+                project_name=project,
+                task_name=name,
+                reuse_last_task_id=self.task_id or False,
+                continue_last_task=0 if self.task_id else False,
+                output_uri=self.settings.output_uri or True,
+                auto_connect_arg_parser=False,
+                auto_connect_frameworks=_Nothing(),
+                auto_connect_streams=self.settings.console,
+                auto_resource_monitoring=self.settings.resource_monitoring,
+            )
+            self.task_id = str(self._task.id)
+            self._task.register_abort_callback(self._on_abort, callback_execution_timeout=self.settings.close_timeout)
+
+    def confirm(self, config: TrackedConfig, settings: ClearMLConfig) -> None:
+        """Write what will really be run: parameters, baseline and, for a task made here, the script."""
+        self.settings = settings
+        self._record = {
+            "project": _value(config, "experiment.project"),
+            "name": _task_name(config),
+            "tags": list(_value(config, "experiment.tags")),
+            "type": "training",
+            "hyperparams": hyperparams_of(config),
+            "configuration": configuration_of(config),
+        }
+        if not self.remote:
+            from detloom_integrations.clearml.script import describe_script
+
+            script = describe_script(config, Path.cwd())
+            self._record["script"] = script.section
+            for problem in script.problems:
+                log.info("an agent could not execute this run: %s", problem)
+        if self.server is None:
+            return
+        if self.remote:
+            self._init(self._record["project"], self._record["name"])
+        changes = {key: self._record[key] for key in ("hyperparams", "configuration", "script") if key in self._record}
+        if not self.remote:
+            changes["tags"] = self._record["tags"]
+        self.server.call("tasks.edit", task=self.task_id, force=True, **changes)
+        self._task.reload()
+        log.info("task     %s", self.address)
+
+    @property
+    def address(self) -> str:
+        """The task's page."""
+        if self.server is None or self._task is None:
+            return ""
+        return self.server.web_address(self.task_id, str(self._task.project))
+
+    def identity(self) -> Mapping[str, str]:
+        return {"task": self.task_id, "url": self.address} if self.task_id else {}
+
+    # ---- while the run goes on ---------------------------------------------------------------------------------
+
+    def logger(self, context: LoggerContext) -> Logger:
+        """What takes the run's numbers, pictures and files."""
+        from detloom_integrations.clearml.delivery import Delivery
+        from detloom_integrations.clearml.logger import ClearMLLogger
+
+        self._record["name"] = self._record["name"] if self._named_by_user else context.run_name
+        if self.server is not None and not self._named_by_user and not self.remote:
+            self.server.call("tasks.edit", task=self.task_id, force=True, name=context.run_name)
+        self._delivery = Delivery(
+            self.server,
+            self.task_id,
+            context.run_dir,
+            record=self._record,
+            limit_bytes=int(self.settings.spool_mb * 2**20),
+            close_timeout=self.settings.close_timeout,
+            output_uri=self.settings.output_uri,
+        )
+        return ClearMLLogger(self._delivery, context)
+
+    def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, step: int) -> None:
+        if self._delivery is not None:
+            self._delivery.checkpoint(kind, path, step)
+
+    def restore_checkpoint(self, kind: Literal["last", "best"], dest: Path) -> Path | None:
+        """From the task's own models, when an agent executes it once more."""
+        if not self.remote or not self._continued or self.server is None:
+            return None
+        from detloom_integrations.clearml.restoring import fetch_model
+
+        return fetch_model(self.server, self.task_id, kind, dest)
+
+    def stop_requested(self) -> bool:
+        return self._stop.is_set()
+
+    def _on_abort(self) -> None:
+        """Called by the SDK in a thread of its own; when it returns, the process is killed."""
+        self._stop.set()
+        self._over.wait(self.settings.close_timeout)
+
+    # ---- after the run -----------------------------------------------------------------------------------------
+
+    def close(self, status: str, error: str) -> None:
+        """End the task. Never takes longer than `close_timeout`, half of which the SDK may use."""
+        if self.server is not None and self.task_id:
+            _bounded(lambda: self._end(status, error), self.settings.close_timeout / 2)
+        self._over.set()
+
+    def _end(self, status: str, error: str) -> None:
+        from detloom_integrations.clearml.sdk import close_task
+
+        assert self.server is not None
+        if self._task is not None:
+            close_task(self._task, status, error)
+        if self.remote and status == "completed":
+            return  # the agent completes it when the process has ended
+        action = STATUS_ACTIONS.get(status, "tasks.completed")
+        try:
+            self.server.call(action, task=self.task_id, force=True, status_reason=status, status_message=error)
+        except DetloomError as problem:
+            log.warning("the end of the run could not be told to ClearML: %s", problem.message)
+
+    def _fetch(self, *fields: str) -> dict[str, Any]:
+        assert self.server is not None
+        found = self.server.call("tasks.get_all", id=[self.task_id], only_fields=["status", *fields])["tasks"]
+        if not found:
+            raise DetloomError(f"the ClearML server has no task {self.task_id}")
+        return dict(found[0])
+
+
+def _refuse_short_names(config: TrackedConfig) -> None:
+    mistakes = []
+    for key in ("experiment.project", "experiment.name"):
+        text = _value(config, key)
+        if text is not None and len(text.strip()) < SHORTEST_NAME:
+            message = f"found {text!r}; ClearML takes names of at least {SHORTEST_NAME} characters"
+            mistakes.append(Mistake(key, "", message, "take a longer one, or train with --no-clearml"))
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _task_name(config: TrackedConfig) -> str:
+    return str(_value(config, "experiment.name") or _value(config, "model.type"))
+
+
+def _value(config: TrackedConfig, key: str) -> Any:
+    """The value itself, as JSON holds it."""
+    node: Any = config.document
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _bounded(action: Callable[[], None], seconds: float) -> None:
+    """Run it in a thread and wait so long at most; a thread that hangs does not outlive the process."""
+    thread = threading.Thread(target=action, name="clearml-close", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        log.warning("ClearML did not take the end of the run in %.0f s; the run is whole without it", seconds)
