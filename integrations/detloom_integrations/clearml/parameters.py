@@ -80,7 +80,7 @@ def configuration_of(config: TrackedConfig) -> dict[str, dict[str, str]]:
 
 
 def _is_long(text: str) -> bool:
-    return len(text) > LONG or text.startswith("{") or text.startswith("[{")
+    return len(text) > LONG or text.startswith(("{", "[{"))
 
 
 def read_edits(hyperparams: Items, configuration: Mapping[str, Mapping[str, Any]]) -> TrackerReply:
@@ -92,9 +92,8 @@ def read_edits(hyperparams: Items, configuration: Mapping[str, Mapping[str, Any]
         shown = "/".join(place_of(key))
         if shown not in found:
             message = f"was removed from the task; it was {text!r}"
-            mistakes.append(
-                Mistake(key, f"task parameter {shown}", message, "add it again; the value auto means: as by default")
-            )
+            hint = "add it again; the value auto means: as by default"
+            mistakes.append(Mistake(key, f"task parameter {shown}", message, hint))
         elif found[shown] != text:
             edits.append((key, found[shown], f"task parameter {shown}"))
     known = {"/".join(place_of(key)) for key in values}

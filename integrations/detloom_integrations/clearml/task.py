@@ -83,8 +83,7 @@ class TaskTracker:
         self.task_id = task_id(os.environ)
         document = self._fetch("hyperparams", "configuration", "models.output")
         self._continued = bool(document.get("models", {}).get("output"))
-        reply = read_edits(document.get("hyperparams") or {}, document.get("configuration") or {})
-        return reply
+        return read_edits(document.get("hyperparams") or {}, document.get("configuration") or {})
 
     def _reach(self) -> Server | None:
         """The server, or None when the run may go on without it and has to."""
