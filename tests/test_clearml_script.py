@@ -22,7 +22,7 @@ from detloom_schemas.config import ClearMLConfig
 from git_tools import commit, git, new_repository, push_to_bare, write
 
 # The SDK reads its configuration with a parser that its own dependency finds outdated.
-pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated - use:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated(,| -) use:DeprecationWarning")
 
 DETLOOM = Package("detloom", "0.1.0", "detloom==0.1.0", "index", ("models.yolox",))
 APPLE = Package("apple-tools", "1.2", "apple-tools @ git+https://git.example/apple.git@1f1f", "https://git.example")
