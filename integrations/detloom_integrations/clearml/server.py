@@ -13,6 +13,7 @@ import json
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ class Server:
     def __init__(self, access: Access, http: requests.Session, *, timeout: float = 3.0) -> None:
         """timeout: seconds to connect. Nothing is asked yet."""
         self.access = access
-        self._http = http
+        self.http = http
         self._timeouts = (timeout, READ_TIMEOUT_S)
         self._token, self._expires = access.token, _expiry(access.token)
         self._renewal = threading.Lock()
@@ -86,8 +87,9 @@ class Server:
         timeout: seconds after which a server that does not answer counts as absent.
         Raises NotConfiguredError, UnreachableError or, for wrong credentials, ServerRefusedError.
         """
-        access = find_access()
-        server = cls(access, _http(), timeout=timeout)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the SDK's parser of clearml.conf calls what its own libraries deprecate
+            server = cls(find_access(), _http(), timeout=timeout)
         server.probe(timeout)
         server._login("")
         return server
@@ -130,6 +132,10 @@ class Server:
         data = self._authorized("events.add_batch", lines.encode(), "application/json-lines")
         refused = int(data.get("errors") or 0)
         return Added(len(events) - refused, refused, _reasons(data.get("errors_info")))
+
+    def authorization(self) -> dict[str, str]:
+        """The header that tells the file server who asks. Raises as `call` does."""
+        return _bearer(self._current_token())
 
     def web_address(self, task_id: str, project_id: str) -> str:
         """The task's page; empty when the address of the web server is not configured and cannot be guessed."""
@@ -187,11 +193,11 @@ class Server:
         sent = {"Content-Type": content_type, "X-ClearML-Client": "detloom", **headers}
         address = f"{self.access.api}/{action}"
         try:
-            answer = self._http.request("POST", address, data=payload, headers=sent, timeout=timeouts or self._timeouts)
+            answer = self.http.request("POST", address, data=payload, headers=sent, timeout=timeouts or self._timeouts)
         except requests.Timeout as error:
             raise self._unreachable("no answer in time") from error
         except requests.RequestException as error:
-            raise self._unreachable(_cause(error)) from error
+            raise self._unreachable(cause(error)) from error
         meta, data = _envelope(answer)
         reason = str(meta.get("result_msg") or answer.reason or "")
         code = answer.status_code
@@ -286,7 +292,7 @@ def _reasons(info: object) -> str:
     return "; ".join(f"{reason} ({count})" for reason, count in info.items())
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The innermost reason of a failed connection: the outer ones repeat the address."""
     seen: set[int] = set()
     reason = type(error).__name__
