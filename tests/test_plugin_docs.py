@@ -88,7 +88,7 @@ def test_the_tracker_on_the_page_keeps_the_contract_and_does_what_is_said(tmp_pa
     assert tracker.connect(seen).edits == () and tracker.restore_checkpoint("last", tmp_path / "to.pt") is None
     (tmp_path / "edits.json").write_text('{"training.lr": "0.2"}')
     (tmp_path / "state.pt").write_bytes(b"state")
-    tracker.keep_checkpoint("last", tmp_path / "state.pt", 7)
+    tracker.keep_checkpoint("last", tmp_path / "state.pt", 1, 7)
     assert tracker.connect(seen).edits == (("training.lr", "0.2", "edits.json"),) and not tracker.stop_requested()
     restored = tracker.restore_checkpoint("last", tmp_path / "to.pt")
     assert restored is not None and restored.read_bytes() == b"state"

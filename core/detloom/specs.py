@@ -362,7 +362,7 @@ class Tracker(Protocol):
         """What run.json keeps, so that a resumed run goes on under the same entry; {} for nothing."""
         ...
 
-    def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, step: int) -> None:
+    def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, epoch: int, step: int) -> None:
         """A verified checkpoint was written; must return at once and never block."""
         ...
 

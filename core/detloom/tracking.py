@@ -190,11 +190,11 @@ class LiveTrackers:
                 del self._asked[name]
         return False
 
-    def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, step: int) -> None:
+    def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, epoch: int, step: int) -> None:
         """Told after each save."""
         for name, tracker in list(self._keeping.items()):
             try:
-                tracker.keep_checkpoint(kind, path, step)
+                tracker.keep_checkpoint(kind, path, epoch, step)
             except Exception as error:
                 log.warning("tracker %s keeps no checkpoints of this run any more: %s", name, describe(error))
                 del self._keeping[name]

@@ -48,7 +48,7 @@ class Surroundings:
     dataset: Dataset
     recorder: RunRecorder
     stop_requested: Callable[[], bool]
-    keep_checkpoint: Callable[[Literal["last", "best"], Path, int], None]
+    keep_checkpoint: Callable[[Literal["last", "best"], Path, int, int], None]
 
 
 class Session:
@@ -231,7 +231,7 @@ class Session:
         if kind == "last":
             payload["training"] = self.loop.state_dict()
         path = save_checkpoint(self._checkpoints, BEST if kind == "best" else LAST, payload, note)
-        self.around.keep_checkpoint("best" if kind == "best" else "last", path, progress.step)
+        self.around.keep_checkpoint("best" if kind == "best" else "last", path, progress.epoch, progress.step)
         event = CheckpointSaved(self.folder, path, progress.epoch, kind == "best")
         self.around.host.notify("checkpoint_saved", event)
 

@@ -58,6 +58,8 @@ class TaskTracker:
         self._stop = threading.Event()
         self._over = threading.Event()
         self._delivery: Delivery | None = None
+        self._kept: dict[str, tuple[Path, int]] = {}
+        self._kept_epoch = 0
 
     # ---- before the run ----------------------------------------------------------------------------------------
 
@@ -185,7 +187,7 @@ class TaskTracker:
     def logger(self, context: LoggerContext) -> Logger:
         """What takes the run's numbers, pictures and files."""
         from detloom_integrations.clearml.delivery import Delivery
-        from detloom_integrations.clearml.logger import ClearMLLogger
+        from detloom_integrations.clearml.run_logger import RunLogger
 
         self._record["name"] = self._record["name"] if self._named_by_user else context.run_name
         if self.server is not None and not self._named_by_user and not self.remote:
@@ -199,11 +201,22 @@ class TaskTracker:
             close_timeout=self.settings.close_timeout,
             output_uri=self.settings.output_uri,
         )
-        return ClearMLLogger(self._delivery, context)
+        return RunLogger(self._delivery, context, self._keep_state)
 
-    def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, step: int) -> None:
-        if self._delivery is not None:
-            self._delivery.checkpoint(kind, path, step)
+    def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, epoch: int, step: int) -> None:
+        """The state goes up every `checkpoint_interval` epochs, with the best weights so far; and at once when the run
+        is being stopped, because the next machine will have nothing else."""
+        self._kept[kind] = (path, step)
+        due = epoch - self._kept_epoch >= self.settings.checkpoint_interval
+        if kind == "last" and (due or self._stop.is_set()):
+            self._kept_epoch = epoch
+            self._keep_state()
+
+    def _keep_state(self) -> None:
+        for kind in list(self._kept):
+            path, step = self._kept.pop(kind)
+            if self._delivery is not None:
+                self._delivery.checkpoint(kind, path, step)
 
     def restore_checkpoint(self, kind: Literal["last", "best"], dest: Path) -> Path | None:
         """From the task's own models, when an agent executes it once more."""

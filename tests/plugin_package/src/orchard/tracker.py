@@ -71,7 +71,7 @@ class Server:
     def identity(self):
         return {"folder": str(self.folder)}
 
-    def keep_checkpoint(self, kind, path, step):
+    def keep_checkpoint(self, kind, path, epoch, step):
         if self.folder is not None:
             (self.folder / "kept.txt").open("a").write(f"{kind} {step}\n")
 
