@@ -9,6 +9,7 @@ everything simply waits there, for the next attempt, for the end of the run, or 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import stat
 import threading
@@ -86,7 +87,7 @@ class Delivery:
         self._closing, self._written, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._report: CloseReport | None = None
         if record is not None:
-            write_json(self._folder / TASK_FILE, {"task": task_id or "", **record})
+            remember_task(self._folder / TASK_FILE, {**record, "task": task_id or "", "output_uri": output_uri})
         self._online = server is not None and bool(task_id)
         self._threads = [threading.Thread(target=self._write, name="clearml-spool", daemon=True)]
         if server is not None and task_id:
@@ -221,6 +222,16 @@ class Delivery:
             self._stopped.wait(min(seconds, CLOSING_PAUSE_S))
         else:
             self._closing.wait(seconds)
+
+
+def remember_task(path: Path, record: Mapping[str, Any]) -> None:
+    """Write task.json. A run that goes on without the server keeps the task that it had."""
+    kept = dict(record)
+    if not kept["task"]:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            before = json.loads(path.read_text(encoding="utf-8"))
+            kept.update({key: before[key] for key in ("task", "mark") if before.get(key)})
+    write_json(path, kept)
 
 
 def describe(error: Exception) -> str:

@@ -39,7 +39,8 @@ class Storage:
     def put(self, path: Path, key: str) -> str:
         """Store a file below the base and check that it arrived whole; returns its address.
 
-        key: the place below the base; what no storage takes in a name is replaced. Raises StorageError, or OSError when `path` cannot be read.
+        key: the place below the base; what no storage takes in a name is replaced.
+        Raises StorageError, or OSError when `path` cannot be read.
         """
         size = path.stat().st_size
         key = plain_key(key)

@@ -75,6 +75,7 @@ class Home:
     """What the server says of a task: where it belongs and where its files go."""
 
     project: str
+    task_name: str
     storage: Storage
     prefix: str
 
@@ -140,30 +141,20 @@ class Uploader:
         """A new model of the task, or new weights for the one that has this name already."""
         known = self._find_model(upload.name)
         url = self._put(path, f"models/{_free_name(upload.name, path, known)}")
+        # In one call with the address: whoever fetches the weights verifies them by the hash that stands beside it.
         about: dict[str, Any] = {
             "uri": url,
             "framework": _FRAMEWORKS.get(path.suffix, "Custom"),
             "tags": list(upload.tags),
+            "metadata": _facts(upload, path, sha256),
         }
         if upload.labels:
             about["labels"] = dict(upload.labels)
         if known is None:
-            base = self._base_model()
-            if base is not None:
-                about["parent"] = base
-            # Not `ready`: that publishes it, and what is published cannot change.
-            model = self._server.call(
-                "models.create",
-                name=f"{self._describe()} - {upload.name}",
-                project=self._whereabouts().project,
-                task=self._task,
-                ready=False,
-                **about,
-            )["id"]
+            model = self._create_model(upload.name, about)
         else:
             model = known["id"]
             self._server.call("models.edit", model=model, task=self._task, **about)
-        # Linked before its numbers: what is cut off here is found by its name the next time.
         self._server.call(
             "tasks.add_or_update_model",
             task=self._task,
@@ -172,13 +163,19 @@ class Uploader:
             type="output",
             iteration=upload.step,
         )
-        self._describe_model(model, upload, path, sha256)
 
-    def _describe_model(self, model: str, upload: Upload, path: Path, sha256: str) -> None:
-        facts: dict[str, object] = {"sha256": sha256, "bytes": path.stat().st_size, "step": upload.step}
-        facts.update({name: f"{value:.6g}" for name, value in upload.metrics.items()})
-        metadata = [{"key": key, "type": "str", "value": str(value)} for key, value in facts.items()]
-        self._server.call("models.add_or_update_metadata", model=model, metadata=metadata)
+    def _create_model(self, name: str, about: Mapping[str, Any]) -> str:
+        base = self._base_model()
+        model = self._server.call(
+            "models.create",
+            name=f"{self._whereabouts().task_name} - {name}",
+            project=self._whereabouts().project,
+            task=self._task,
+            ready=False,  # true would publish it, and what is published cannot change
+            **about,
+            **({} if base is None else {"parent": base}),
+        )["id"]
+        return str(model)
 
     def _base(self, upload: Upload) -> None:
         """The weights that the run began with, as the task's input model: every run that begins with them shares it."""
@@ -205,9 +202,6 @@ class Uploader:
         )["models"]
         return next((dict(model) for model in found if str(model["name"]).endswith(f" - {name}")), None)
 
-    def _describe(self) -> str:
-        return self._whereabouts().prefix.rpartition("/")[2].rpartition(".")[0]
-
     def _put(self, path: Path, place: str) -> str:
         home = self._whereabouts()
         return home.storage.put(path, f"{home.prefix}/{place}")
@@ -224,7 +218,7 @@ class Uploader:
                 name = str(found["projects"][0]["name"])
             base = self._output_uri or (task.get("output") or {}).get("destination") or self._server.access.files
             prefix = f"{name[:200]}/{str(task['name']).replace('/', '_')[:90]}.{self._task}"
-            self._home = Home(project, Storage(self._server, str(base)), prefix)
+            self._home = Home(project, str(task["name"]), Storage(self._server, str(base)), prefix)
         return self._home
 
 
@@ -245,6 +239,13 @@ def pinned(path: Path, folder: Path) -> Iterator[Path]:
         except OSError:  # another file system, or one without links: the file itself has to do
             link = path
         yield link
+
+
+def _facts(upload: Upload, path: Path, sha256: str) -> list[dict[str, str]]:
+    """What stands beside a model, in the form of the API."""
+    facts = {"sha256": sha256, "bytes": str(path.stat().st_size), "step": str(upload.step)}
+    facts.update({name: f"{value:.6g}" for name, value in upload.metrics.items()})
+    return [{"key": key, "type": "str", "value": value} for key, value in facts.items()]
 
 
 def _changed(upload: Upload, size: int, mtime_ns: int, sha256: str) -> bool:
