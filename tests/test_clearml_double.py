@@ -8,6 +8,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+from agent_tools import ClearMLAgent, GitRepository
 from clearml_tools import ClearMLServer
 
 INIT = """
@@ -25,11 +28,17 @@ task = Task.init(
 """
 
 
-def run_sdk(server: ClearMLServer, script: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+# The reporting process that the SDK forks may inherit the pipe of a `git` that its detection of the repository is just
+# starting; both then wait for each other for ever. A thread reports instead.
+NO_FORK = "sdk { development { report_use_subprocess: false } }"
+
+
+def run_sdk(server: ClearMLServer, script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A script that begins with Task.init, in a process of its own."""
-    file = folder / "script.py"
+    file, config = folder / "script.py", folder / "clearml.conf"
     file.write_text(INIT + textwrap.dedent(script))
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", **server.environ(**more)}
+    config.write_text(NO_FORK)
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", **server.environ(CLEARML_CONFIG_FILE=str(config))}
     return subprocess.run(
         [sys.executable, file], env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
@@ -62,3 +71,31 @@ def test_the_sdk_reports_a_whole_run(clearml_server: ClearMLServer, tmp_path: Pa
     (model,) = clearml_server.models()
     assert model["labels"] == {"apple": 0}
     assert clearml_server.file(model["uri"]).read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system_site_packages", [False, True], ids=["own packages", "system packages"])
+def test_the_agent_executes_a_clone_with_its_edit(
+    clearml_server: ClearMLServer, clearml_agent: ClearMLAgent, tmp_path: Path, system_site_packages: bool
+) -> None:
+    script = """
+    import numpy
+    values = {"lr": "0.01"}
+    task.connect(values, name="training")
+    print("lr is", values["lr"], "numpy is", numpy.__file__)
+    task.close()
+    """
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "script.py").write_text(INIT + textwrap.dedent(script))
+    GitRepository.create(work)
+    assert run_sdk(clearml_server, script, work).returncode == 0
+    (task,) = clearml_server.tasks()
+    clone = clearml_server.clone(task["id"], "with another rate")
+    clearml_server.edit(clone, {"training/lr": "0.5"})
+    run = clearml_agent.execute(clone, system_site_packages=system_site_packages)
+    print(run.output)
+    assert run.status == "completed", run.output
+    assert "lr is 0.5" in clearml_server.console(clone)
+    numpy_is = run.output.rpartition("numpy is ")[2].splitlines()[0]
+    assert ("agent-builds" in numpy_is) is not system_site_packages
