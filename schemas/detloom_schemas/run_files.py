@@ -187,7 +187,12 @@ class ClassEvaluation(RunFile):
 
 class SplitEvaluation(RunFile):
     """Numbers of one split; see detloom.evaluate.Evaluation. metrics: the 12 COCO numbers, a size without truth
-    left out."""
+    left out.
+
+    confusion: (row, column, count) of each count above zero at IoU 0.5 and `threshold`. Row and column are indices of
+    `per_class`, the true class and the predicted one; the index behind the last class is the background as a row and
+    `missed` as a column. How they were matched: detloom.evaluate.confusion.
+    """
 
     iou_type: Literal["bbox", "segm"] = "bbox"
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -200,7 +205,14 @@ class SplitEvaluation(RunFile):
     precision: float = 0.0
     recall: float = 0.0
     f1: float = 0.0
+    confusion: tuple[tuple[int, int, int], ...] = ()
     losses: dict[str, float] = Field(default_factory=dict)
+
+    def confused(self) -> list[tuple[int, int, int]]:
+        """(true class, predicted class, count) of classes that were taken for another one, the most frequent first."""
+        end = len(self.per_class)
+        pairs = [cell for cell in self.confusion if cell[0] != cell[1] and cell[0] < end and cell[1] < end]
+        return sorted(pairs, key=lambda cell: (-cell[2], cell))
 
 
 class PictureRecord(RunFile):

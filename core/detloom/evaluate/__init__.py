@@ -10,6 +10,7 @@ from detloom.evaluate.coco import (
     to_coco_results,
 )
 from detloom.evaluate.columns import select_images
+from detloom.evaluate.confusion import cells_of, confusion_matrix
 from detloom.evaluate.evaluator import COCOEvaluator, PassOptions
 from detloom.evaluate.matching import ImageScore, best_and_worst
 from detloom.evaluate.meter import APMeter
@@ -24,6 +25,8 @@ __all__ = [
     "ImageScore",
     "PassOptions",
     "best_and_worst",
+    "cells_of",
+    "confusion_matrix",
     "evaluate_coco_files",
     "evaluate_detections",
     "rank_images",

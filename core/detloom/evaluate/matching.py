@@ -47,7 +47,7 @@ def match(truth: Truth, found: Found, *, iou: float = 0.5, max_detections: int =
     offsets = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
     objects = truth_order[np.repeat(first, count) + offsets]
 
-    overlaps = _overlaps(truth, found, objects, rows)
+    overlaps = pair_overlaps(truth, found, objects, rows)
     near = np.flatnonzero(overlaps >= iou)
     near = near[np.argsort(-found.scores[rows[near]], kind="stable")]
     for row, target in _choose(rows[near], objects[near], overlaps[near], truth.crowd).items():
@@ -89,7 +89,7 @@ def _choose(rows: Ints, objects: Ints, overlaps: NDArray[np.float64], crowd: NDA
     return chosen
 
 
-def _overlaps(truth: Truth, found: Found, objects: Ints, rows: Ints) -> NDArray[np.float64]:
+def pair_overlaps(truth: Truth, found: Found, objects: Ints, rows: Ints) -> NDArray[np.float64]:
     """IoU of the pairs; for a crowd the share of the detection inside it."""
     if found.rles is not None and truth.rles is not None:
         return _mask_overlaps(truth, found, objects, rows)
