@@ -81,7 +81,7 @@ def refusals(submission: Submission, script: Script) -> list[str]:
     found += [
         f"{line} names a folder of this machine: install it from a place that agents reach, {vouch}"
         for line in script.requirements
-        if re.search(r"@ (?:git\+)?file:", line)
+        if re.search(r"(?:^|@ )(?:git\+)?file:", line)
     ]
     for key, path in submission.local_paths.items():
         if not _comes_with_repository(path, script):

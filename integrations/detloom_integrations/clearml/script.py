@@ -60,7 +60,7 @@ def describe_script(config: TrackedConfig, cwd: Path) -> Script:
     `problems`."""
     checkout = own_checkout()
     packages = [package for package in config.packages if not (checkout and package.distribution == OWN_DISTRIBUTION)]
-    requirements = (*runtime_requirements(), *_requirements(packages))
+    requirements = (*map(_for_agent, runtime_requirements()), *_requirements(packages))
     faults = tuple(_local_package(package) for package in packages if not package.requirement)
     if checkout is not None:
         script, problems = _of_checkout(checkout, requirements)
@@ -72,9 +72,16 @@ def describe_script(config: TrackedConfig, cwd: Path) -> Script:
 def _requirements(packages: Iterable[Package]) -> list[str]:
     # What cannot be installed elsewhere stands as a comment: who reads the task sees what is missing.
     return [
-        package.requirement or f"# {package.distribution} {package.version} exists only in {package.where}"
+        _for_agent(package.requirement) or f"# {package.distribution} {package.version} exists only in {package.where}"
         for package in packages
     ]
+
+
+def _for_agent(requirement: str) -> str:
+    """The agent's reader of requirements makes `name` of `name @ git+file:...`, whatever version an index has of that;
+    without the name it leaves the line alone."""
+    _, at, source = requirement.partition(" @ ")
+    return source if at and source.startswith("git+file:") else requirement
 
 
 def _local_package(package: Package) -> str:
