@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_a_package_that_exists_only_here_is_a_comment_and_a_problem(installed: N
     assert "# pear-tools 3.4 exists only in /home/bob/pear" in script.requirements
     assert "pear-tools 3.4, which brings pear, plum, was installed from /home/bob/pear" in problem(script)
     assert "pip install 'pear-tools @ git+" in problem(script)
+
+
+def test_a_requirement_that_the_agent_would_cut_short_is_written_without_its_name(
+    installed: None, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():  # the agent's own dependencies complain about each other
+        warnings.simplefilter("ignore")
+        from clearml_agent.helper.package.requirements import RequirementsManager
+
+    sources = ("git+file:///srv/pear.git@1f1f#subdirectory=p", "git+https://git.example/pear.git@1f1f#subdirectory=p")
+    for source in sources:
+        pear = replace(LOCAL, requirement=f"pear-tools @ {source}")
+        *_, line = describe_script(tracked(None, DETLOOM, pear), tmp_path).requirements
+        (read,) = RequirementsManager.parse_requirements_section_to_marker_requirements(line)
+        assert str(read) == source
 
 
 def test_an_installed_detloom_that_exists_only_here_is_a_problem(installed: None, tmp_path: Path) -> None:
@@ -411,11 +427,11 @@ def test_a_relative_path_that_is_in_the_commit_comes_with_the_clone(own: Path, m
 
 def test_remotes_that_are_folders_of_this_machine_are_refused_unless_vouched_for() -> None:
     script = replace(
-        PUSHED, repository="file:///srv/fruit.git", requirements=("pear @ git+file:///srv/pear.git@1f", "torch==2.6.0")
+        PUSHED, repository="file:///srv/fruit.git", requirements=("git+file:///srv/pear.git@1f", "torch==2.6.0")
     )
     remote, requirement = refusals(asked(tracked()), script)
     assert "file:///srv/fruit.git is a folder of this machine" in remote
-    assert requirement.startswith("pear @ git+file:///srv/pear.git@1f names a folder of this machine")
+    assert requirement.startswith("git+file:///srv/pear.git@1f names a folder of this machine")
     assert refusals(asked(tracked(), vouched=True), script) == []
 
 
