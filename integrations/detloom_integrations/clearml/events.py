@@ -46,7 +46,7 @@ def scalars(values: Mapping[str, float], step: int, timestamp_s: float) -> list[
         else:
             odd.append(f"{name} is {number}")
     if odd:
-        events.append(line(f"step {step}: {', '.join(odd)}; not drawn", timestamp_s, level="WARNING"))
+        events.append(line(f"step {step}: {', '.join(odd)}; not drawn", timestamp_s, level="warning"))
     return events
 
 
@@ -59,7 +59,7 @@ def single_values(values: Mapping[str, float], timestamp_s: float) -> list[Event
     ]
 
 
-def line(text: str, timestamp_s: float, *, level: str = "INFO") -> Event:
+def line(text: str, timestamp_s: float, *, level: str = "info") -> Event:
     """A line of the task's console."""
     return {"type": "log", "level": level, "worker": "detloom", "msg": text, "timestamp": _milliseconds(timestamp_s)}
 

@@ -7,7 +7,6 @@ One record is one line of JSON; the first line names the file. How far the recor
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import threading
@@ -44,6 +43,7 @@ class Spool:
         self._ack_path = path.with_suffix(".ack")
         self._limit = limit_bytes
         self._lock = threading.Lock()
+        self._handle = -1
         self.waiting = 0
         """Records that were not delivered yet."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,12 +58,12 @@ class Spool:
                 self._compact()
             kept = _fitting(lines, self._limit - self._size)
             try:
-                _write_all(self._file, b"".join(kept))
+                _write_all(self._handle, b"".join(kept))
                 if sync:
-                    os.fsync(self._file.fileno())
+                    os.fsync(self._handle)
             except OSError:  # a full disk: no torn line may stay in the middle
                 with contextlib.suppress(OSError):
-                    self._file.truncate(self._size)
+                    os.ftruncate(self._handle, self._size)
                 return len(lines)
             self._size += sum(map(len, kept))
             self.waiting += len(kept)
@@ -98,15 +98,22 @@ class Spool:
     def close(self) -> None:
         """A file in which nothing waits is removed."""
         with self._lock:
-            self._file.close()
+            self._release()
             if not self.waiting:
                 self.path.unlink(missing_ok=True)
                 self._ack_path.unlink(missing_ok=True)
 
+    def __del__(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
     def _open(self) -> None:
         self._drop_torn_line()
-        # Unbuffered: what was written when the process is killed is the kernel's to keep.
-        self._file = self.path.open("ab", buffering=0)
+        self._handle = _open_at_end(self.path)
         self._size = self.path.stat().st_size
         if not self._size:
             self._begin()
@@ -118,7 +125,7 @@ class Spool:
             self.waiting = sum(1 for line in file if _parse(line) is not None)
 
     def _begin(self) -> None:
-        _write_all(self._file, _head(uuid.uuid4().hex))
+        _write_all(self._handle, _head(uuid.uuid4().hex))
         self._size = self.path.stat().st_size
 
     def _drop_torn_line(self) -> None:
@@ -156,7 +163,7 @@ class Spool:
         if self._position <= len(_head(self._id)):
             return
         name = uuid.uuid4().hex
-        self._file.close()
+        self._release()
         try:
             with atomic_path(self.path) as part, self.path.open("rb") as old, part.open("wb") as new:
                 new.write(_head(name))
@@ -164,19 +171,24 @@ class Spool:
                 while block := old.read(1 << 20):
                     new.write(block)
         except DetloomError:
-            self._file = self.path.open("ab", buffering=0)
+            self._handle = _open_at_end(self.path)
             return
-        self._file = self.path.open("ab", buffering=0)
+        self._handle = _open_at_end(self.path)
         self._id, self._position = name, len(_head(name))
         self._size = self.path.stat().st_size
         self._write_ack()
 
 
-def _write_all(file: io.FileIO, data: bytes) -> None:
-    """An unbuffered file may take a part only."""
+def _open_at_end(path: Path) -> int:
+    """Not buffered: what was written when the process is killed is the kernel's to keep."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    """The system may take a part only."""
     rest = memoryview(data)
     while rest:
-        rest = rest[file.write(rest) :]
+        rest = rest[os.write(handle, rest) :]
 
 
 def _head(name: str) -> bytes:
