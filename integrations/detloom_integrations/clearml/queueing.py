@@ -53,7 +53,7 @@ def submit(settings: ClearMLConfig, submission: Submission) -> str:
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise UsageError(f"an agent of queue {submission.queue} could not execute this run:\n{lines}")
     server = Server.open()
-    queue = _find_queue(server, submission.queue)
+    queue = find_queue(server, submission.queue)
     project = _project(server, str(value_of(submission.config, "experiment.project")))
     task = server.call("tasks.create", **_task(settings, submission.config, script), project=project)["id"]
     try:
@@ -62,9 +62,8 @@ def submit(settings: ClearMLConfig, submission: Submission) -> str:
         with contextlib.suppress(DetloomError):
             server.call("tasks.delete", task=task, force=True)
         raise
-    return f"task     {task} is in queue {submission.queue}  {server.web_address(task, project)}".rstrip() + _idle(
-        server, queue, submission.queue
-    )
+    said = f"task     {task} is in queue {submission.queue}  {server.web_address(task, project)}".rstrip()
+    return "\n".join(filter(None, (said, idle_note(server, queue, submission.queue))))
 
 
 def refusals(submission: Submission, script: Script) -> list[str]:
@@ -143,7 +142,7 @@ def _remedy(key: str) -> str:
     return "name something that agents reach"
 
 
-def _find_queue(server: Server, name: str) -> str:
+def find_queue(server: Server, name: str) -> str:
     """The id of a queue. Raises UsageError: says which there are and which was probably meant."""
     rows = server.call("queues.get_all", only_fields=["id", "name", "display_name"], page=0, page_size=QUEUES_AT_MOST)[
         "queues"
@@ -183,12 +182,12 @@ def _task(settings: ClearMLConfig, config: TrackedConfig, script: Script) -> dic
     }
 
 
-def _idle(server: Server, queue: str, name: str) -> str:
-    """A second line when no agent takes runs from the queue. It is in the queue all the same."""
+def idle_note(server: Server, queue: str, name: str) -> str:
+    """A sentence when no agent takes runs from the queue; empty when one does, or nobody can tell."""
     try:
         workers = server.call("workers.get_all")["workers"]
     except (DetloomError, KeyError):
         return ""
     if any(str(entry.get("id")) == queue for worker in workers for entry in worker.get("queues") or []):
         return ""
-    return f"\nno agent listens to this queue now; one is started with: clearml-agent daemon --queue {name}"
+    return f"no agent listens to this queue now; one is started with: clearml-agent daemon --queue {name}"
