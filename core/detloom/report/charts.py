@@ -75,7 +75,7 @@ def line_chart(title: str, series: Sequence[Series], x_axis: Axis, y_axis: Axis,
     if mark is not None:
         parts.append(scale.mark(mark))
     parts += _bands(scale, kept, x_axis, y_axis)
-    return _svg(title, parts)
+    return svg(title, parts)
 
 
 def bar_chart(title: str, bars: Sequence[tuple[str, float]], x_label: str, colour: str = "var(--c0)") -> str:
@@ -95,8 +95,8 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float]], x_label: str, colou
             f'style="fill:{colour}"><title>{tip}</title></rect>'
         )
         if index % every == 0:
-            parts.append(_text(scale.x(index + 0.5), HEIGHT - BOTTOM + 16, label, "middle"))
-    return _svg(title, parts)
+            parts.append(text_at(scale.x(index + 0.5), HEIGHT - BOTTOM + 16, label, "middle"))
+    return svg(title, parts)
 
 
 def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
@@ -161,7 +161,7 @@ class _Scale:
         anchor = "end" if x > WIDTH * 0.6 else "start"
         shift = -9 if anchor == "end" else 9
         below = y < TOP + 22
-        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"/>' + _text(
+        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"/>' + text_at(
             x + shift, y + (20 if below else -9), mark.text, anchor, "mark-text"
         )
 
@@ -194,12 +194,12 @@ def _frame(scale: _Scale, x_axis: Axis, y_axis: Axis, *, x_ticks: bool = True) -
     for value in nice_ticks(scale.y_low, scale.y_high):
         y = scale.y(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 7, y + 4.5, y_axis.show(value), "end"))
+        parts.append(text_at(LEFT - 7, y + 4.5, y_axis.show(value), "end"))
     if x_ticks:
         for value in nice_ticks(scale.x_low, scale.x_high, 6, whole=x_axis.whole):
-            parts.append(_text(scale.x(value), HEIGHT - BOTTOM + 16, x_axis.show(value), "middle"))
+            parts.append(text_at(scale.x(value), HEIGHT - BOTTOM + 16, x_axis.show(value), "middle"))
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_axis.label, "middle"))
+    parts.append(text_at((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_axis.label, "middle"))
     return parts
 
 
@@ -228,12 +228,14 @@ def _nearest(series: Series, x: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _text(x: float, y: float, text: str, anchor: str, name: str = "tick") -> str:
+def text_at(x: float, y: float, text: str, anchor: str, name: str = "tick") -> str:
+    """anchor: start, middle or end; name: the text's class in the style sheet."""
     return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>' if text else ""
 
 
-def _svg(title: str, parts: Sequence[str]) -> str:
+def svg(title: str, parts: Sequence[str], height: float = HEIGHT) -> str:
+    """The whole picture; `title` is what a screen reader says."""
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg>"
     )

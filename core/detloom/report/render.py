@@ -10,6 +10,7 @@ from typing import Any
 
 from detloom.files import write_text
 from detloom.report.charts import number
+from detloom.report.confusion import confusion_chart
 from detloom.report.curves import css_colour, data_charts, precision_recall, short, training_charts
 from detloom.report.data import ConfigRow, ReportData
 from detloom.report.embed import embed
@@ -58,6 +59,7 @@ def render(data: ReportData) -> str:
         splits=_splits(data),
         meanings=MEANINGS,
         pr_charts={name: precision_recall(name, split) for name, split in _splits(data).items()},
+        confusion_charts=[c for c in (confusion_chart(*split) for split in _splits(data).items()) if c is not None],
         bad=[p for p in pictures if not p.record.good],
         good=[p for p in pictures if p.record.good],
         charts=training_charts(data),
