@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detloom.data.dataset import Dataset, Split
+from detloom.data.dataset import Split
 from detloom.data.images import read_image
 from detloom.drawing import draw_detections, draw_objects, fit, save_jpeg, side_by_side
 from detloom.errors import DetloomError, PluginError
-from detloom.evaluate import Evaluation, best_and_worst, rank_images, to_coco_results
+from detloom.evaluate import Evaluation, best_and_worst, cells_of, confusion_matrix, rank_images, to_coco_results
 from detloom.files import write_json
 from detloom.geometry import Detections
 from detloom.host import describe
@@ -26,14 +25,10 @@ from detloom.specs import ExporterSpec
 from detloom.train.checkpoint import BEST
 from detloom_schemas.run_files import (
     BestRecord,
-    ClassStatistics,
-    DataRecord,
     EvaluationRecord,
-    FindingRecord,
     PictureRecord,
     Progress,
     SplitEvaluation,
-    SplitStatistics,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("detloom")
 PICTURE_PX = 640
+MATRIX_CLASSES = 200
+CONFUSED_PAIRS = 200
 
 
 def finish_run(session: Session, fanout: LoggerFanout) -> None:
@@ -65,14 +62,18 @@ def finish_run(session: Session, fanout: LoggerFanout) -> None:
             total_steps=session.plan.total_steps,
         ),
     )
-    names = session.around.dataset.class_map.names
     record_evaluation(session, results, fanout)
-    refused = export_best(session, fanout)
-    labels = {name: index for index, name in enumerate(names)}
-    fanout.model("best", session.folder / "checkpoints" / BEST, dict(payload["metrics"]), labels)
+    of_best = dict(payload["metrics"])
+    refused = export_best(session, fanout, of_best)
+    fanout.model("best", session.folder / "checkpoints" / BEST, of_best, labels_of(session))
     fanout.scalars(metrics, progress.step, max(progress.epoch - 1, 0))
     if refused is not None:
         raise refused
+
+
+def labels_of(session: Session) -> dict[str, int]:
+    """Class index by name."""
+    return {name: index for index, name in enumerate(session.around.dataset.class_map.names)}
 
 
 # ---- evaluation -------------------------------------------------------------------------------------------------
@@ -80,18 +81,25 @@ def finish_run(session: Session, fanout: LoggerFanout) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Evaluated:
-    """One split with the best weights. detections: in the order of split.images."""
+    """One split with the best weights. detections: in the order of split.images; confusion: int64 [classes + 1,
+    classes + 1] at the evaluation's threshold, see detloom.evaluate.confusion."""
 
     name: str
     split: Split
     evaluation: Evaluation
     detections: Sequence[Detections]
     losses: Mapping[str, float]
+    confusion: NDArray[np.int64]
 
     def scalars(self) -> dict[str, float]:
         """`test/AP50`, ... The validation is told apart from the curve of the epochs by `best/`."""
         prefix = "best/val" if self.name == "val" else self.name
         return self.evaluation.scalars(prefix)
+
+    def record(self) -> SplitEvaluation:
+        """What `evaluation.json` keeps."""
+        values = {**self.evaluation.to_dict(), "losses": dict(self.losses), "confusion": cells_of(self.confusion)}
+        return SplitEvaluation.model_validate(values)
 
 
 def evaluate_best(session: Session) -> list[Evaluated]:
@@ -102,7 +110,8 @@ def evaluate_best(session: Session) -> list[Evaluated]:
     found = []
     for name, split in splits.items():
         evaluation, detections, losses = session.evaluate_split(split, full_precision=True)
-        found.append(Evaluated(name, split, evaluation, detections, losses))
+        confusion = confusion_matrix(split, session.around.dataset.class_map, detections, evaluation.threshold)
+        found.append(Evaluated(name, split, evaluation, detections, losses, confusion))
         images, numbers = evaluation.lines()
         say(f"{name:<8} {numbers}  ({images})")
     return found
@@ -118,25 +127,35 @@ def record_evaluation(session: Session, results: Sequence[Evaluated], fanout: Lo
         session.around.recorder.warn(f"the pictures could not be drawn: {type(error).__name__}: {error}")
     record = EvaluationRecord(
         checkpoint=f"checkpoints/{BEST}",
-        splits={
-            one.name: SplitEvaluation.model_validate({**one.evaluation.to_dict(), "losses": dict(one.losses)})
-            for one in results
-        },
+        splits={one.name: one.record() for one in results},
         pictures=tuple(pictures),
     )
     write_json(session.folder / "evaluation.json", record.to_json())
     for one in results:
-        recalls = np.linspace(0, 1, 101).tolist()
-        curves = {c.name: list(zip(recalls, c.curve, strict=True)) for c in one.evaluation.per_class if c.curve}
-        fanout.plot(f"{one.name}/PR at IoU 0.5", curves, step)
-        rows = [[c.name, c.AP, c.AP50, c.truths, c.detections, c.threshold] for c in one.evaluation.per_class]
-        fanout.table(f"{one.name}/classes", ["class", "AP", "AP50", "objects", "detections", "threshold"], rows, step)
+        log_evaluation(one, record.splits[one.name], fanout, step)
         if session.config.validation.save_predictions:
             path = session.folder / "predictions" / f"{one.name}.json"
             write_json(path, to_coco_results(one.split, session.around.dataset.class_map, one.detections))
             fanout.artifact(f"predictions/{one.name}", path)
     for picture in pictures:
         fanout.image(f"val/{picture.image}", session.folder / picture.file, step)
+
+
+def log_evaluation(one: Evaluated, record: SplitEvaluation, fanout: LoggerFanout, step: int) -> None:
+    """Curves and tables of a split. Of very many classes only the pairs that are confused most: a million cells are of
+    no use to anybody."""
+    recalls = np.linspace(0, 1, 101).tolist()
+    curves = {c.name: list(zip(recalls, c.curve, strict=True)) for c in record.per_class if c.curve}
+    fanout.plot(f"{one.name}/PR at IoU 0.5", curves, step)
+    rows: list[list[object]] = [[c.name, c.AP, c.AP50, c.truths, c.detections, c.threshold] for c in record.per_class]
+    fanout.table(f"{one.name}/classes", ["class", "AP", "AP50", "objects", "detections", "threshold"], rows, step)
+    names = [c.name for c in record.per_class]
+    if len(names) <= MATRIX_CLASSES:
+        rows = [[name, *counts] for name, counts in zip([*names, "background"], one.confusion.tolist(), strict=True)]
+        fanout.table(f"{one.name}/confusion", ["truth", *names, "missed"], rows, step)
+    else:
+        rows = [[names[row], names[column], count] for row, column, count in record.confused()[:CONFUSED_PAIRS]]
+        fanout.table(f"{one.name}/confused most", ["truth", "predicted", "count"], rows, step)
 
 
 def draw_pictures(session: Session, evaluated: Evaluated) -> list[PictureRecord]:
@@ -184,9 +203,9 @@ def _picture(evaluated: Evaluated, position: int, threshold: float, names: Seque
 # ---- export -----------------------------------------------------------------------------------------------------
 
 
-def export_best(session: Session, fanout: LoggerFanout) -> DetloomError | None:
-    """Every format of `export.format`, each with its gate. The first failure is returned, not raised: other formats
-    and the report are still made."""
+def export_best(session: Session, fanout: LoggerFanout, metrics: Mapping[str, float]) -> DetloomError | None:
+    """Every format of `export.format`, each with its gate. metrics: of the best checkpoint. The first failure is
+    returned, not raised: other formats and the report are still made."""
     from detloom.export import export_model
 
     refused: DetloomError | None = None
@@ -209,7 +228,8 @@ def export_best(session: Session, fanout: LoggerFanout) -> DetloomError | None:
             continue
         for line in result.lines:
             say(line)
-        fanout.artifact(f"exports/{spec.name}", result.path)
+        fanout.model(f"exports/{spec.name}", result.path, metrics, labels_of(session))
+        fanout.artifact(f"exports/{spec.name}.json", result.manifest_path)
     return refused
 
 
@@ -219,50 +239,4 @@ def _plugin_fault(host: PluginHost, spec: ExporterSpec, fault: Exception) -> Plu
         f"the export to {host.qualified(spec)}, or running its file with {spec.runtime}, failed: "
         f"{describe(fault)[:300]}",
         hint=f"everything else is done; report this to the author of {host.plugin_of(spec).label}",
-    )
-
-
-# ---- data -------------------------------------------------------------------------------------------------------
-
-
-def record_data(folder: Path, dataset: Dataset) -> None:
-    """data.json: statistics and findings."""
-    classes = tuple(
-        ClassStatistics(
-            id=class_id,
-            name=name,
-            objects={s.name: int((s.labels == index).sum()) for s in dataset.splits.values()},
-            images={s.name: len(set(s.image_index[s.labels == index].tolist())) for s in dataset.splits.values()},
-        )
-        for index, (class_id, name) in enumerate(zip(dataset.class_map.ids, dataset.class_map.names, strict=True))
-    )
-    findings = tuple(FindingRecord.model_validate(dataclasses.asdict(finding)) for finding in dataset.findings)
-    record = DataRecord(
-        name=dataset.name,
-        digest=dataset.digest,
-        has_masks=dataset.has_masks,
-        splits={name: _split_statistics(split) for name, split in dataset.splits.items()},
-        classes=classes,
-        findings=findings,
-    )
-    write_json(folder / "data.json", record.to_json())
-
-
-def _split_statistics(split: Split) -> SplitStatistics:
-    counts = np.diff(split.starts)
-    sides = np.sqrt(np.maximum(split.boxes[:, 2] - split.boxes[:, 0], 0) * (split.boxes[:, 3] - split.boxes[:, 1]))
-    areas = np.array([image.width * image.height for image in split.images], dtype=np.float64)
-    shares = sides / np.sqrt(areas[split.image_index]) if len(sides) else sides
-    small, large = int((split.area < 32**2).sum()), int((split.area > 96**2).sum())
-    return SplitStatistics(
-        images=len(split),
-        objects=len(split.labels),
-        crowds=int(split.crowd.sum()),
-        empty_images=int((counts == 0).sum()),
-        objects_per_image=dict(sorted(Counter(counts.tolist()).items())),
-        size_shares=tuple(np.histogram(shares, bins=10, range=(0, 1))[0].tolist()),
-        small=small,
-        medium=len(split.labels) - small - large,
-        large=large,
-        image_sizes=dict(Counter(f"{image.width}x{image.height}" for image in split.images).most_common(8)),
     )

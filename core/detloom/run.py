@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from detloom.config import load_saved, resolve
 from detloom.data.load import load_dataset
+from detloom.data.summary import log_data, record_data
 from detloom.distributed import rank, world_size
 from detloom.ending import Ending, ending_of
 from detloom.errors import ConfigError, Mistake, RunInterrupted, UsageError
 from detloom.events import RunFinished, RunStarted
 from detloom.files import write_text
-from detloom.finish import finish_run, record_data
+from detloom.finish import finish_run
 from detloom.logging_fanout import LoggerFanout
 from detloom.model import build_losses, input_size
 from detloom.progress import Reading, say
@@ -171,13 +172,16 @@ def _run(given: Given, session: Session) -> None:
     """From the first step to a report."""
     folder, host, recorder = given.recorder.folder, given.host, given.recorder
     write_text(folder / "config.yaml", given.resolved.to_yaml())
-    record_data(folder, given.dataset)
+    data = record_data(folder / "data.json", given.dataset)
     fanout = open_loggers(given, session)
     describe_start(given, session)
     names = given.dataset.class_map.names
     host.notify("run_started", RunStarted(folder, folder.name, given.resolved.values(), names))
     ending = Ending("failed")
     try:
+        log_data(data, fanout, session.loop.progress.step)
+        for name in ("config.yaml", "data.json"):
+            fanout.artifact(name.partition(".")[0], folder / name)
         status = session.train(fanout)
         if status == "interrupted":
             raise RunInterrupted(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from detloom.specs import LoggerContext
 
 MAX_ROWS = 20
+MATRIX_CLASSES = 12
+"""A confusion matrix of more does not fit across a terminal."""
 _NOT_LOSSES = {"loss", "lr", "grad_norm", "images_per_s", "data_wait", "memory_mb"}
 
 
@@ -94,7 +96,10 @@ class ConsoleLogger:
         """A terminal shows no pictures."""
 
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
-        """Columns as wide as their widest cell; numbers with three decimals; of a long table the first rows."""
+        """Columns as wide as their widest cell; numbers with three decimals; of a long table the first rows. What the
+        check of the data has said already is not said again."""
+        if name.startswith("data/") or (name.endswith("/confusion") and len(header) - 2 > MATRIX_CLASSES):
+            return
         cells = [[str(cell) for cell in header], *([_cell(cell) for cell in row] for row in rows[:MAX_ROWS])]
         widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
         self._say(name)
@@ -104,10 +109,12 @@ class ConsoleLogger:
             self._say(f"  and {len(rows) - MAX_ROWS} more, in the report")
 
     def artifact(self, name: str, path: Path) -> None:
-        self._say(f"{name}: {path}")
+        """Where a file is. The run has named its folder, and each export with its proof, in lines of its own."""
+        if name not in {"config", "data"} and not name.startswith("exports/"):
+            self._say(f"{name}: {path}")
 
     def model(self, name: str, path: Path, metrics: Mapping[str, float], labels: Mapping[str, int]) -> None:
-        """Checkpoints are announced by the line of their epoch."""
+        """Checkpoints are announced by the line of their epoch, exports by their proof."""
 
     def close(self, status: str) -> None:
         if self._bar is not None:
