@@ -172,7 +172,7 @@ class Delivery:
                 batch.extend(build(*arguments))
             except Exception as error:  # see above: one report, not all of them
                 self._counts.lose(records, f"a report could not be read: {describe(error)}")
-        self._keep(self._events, batch, sync=not self._online or self._counts.failing)
+        self._keep(self._events, batch, sync=not self._online or bool(self._counts.problem))
 
     def _keep(self, spool: Spool, batch: Sequence[Mapping[str, Any]], *, sync: bool) -> None:
         if not batch:
@@ -180,7 +180,11 @@ class Delivery:
         try:
             lost = spool.append(batch, sync=sync)
         except (TypeError, ValueError) as error:  # a value that is no JSON: from a plugin
-            self._counts.lose(len(batch), f"a report could not be written: {error}")
+            if len(batch) == 1:
+                self._counts.lose(1, f"a report could not be written: {describe(error)}")
+                return
+            for one in batch:
+                self._keep(spool, [one], sync=False)
         else:
             self._counts.lose(lost, f"{spool.path} is full (experiment.clearml.spool_mb) or the disk is")
 
@@ -203,13 +207,13 @@ class Delivery:
                 sent = sender.send_some()
             except Exception as error:  # whatever it is, the record waits in the spool
                 log.debug("delivery to ClearML failed", exc_info=error)
-                self._counts.fail(error.message if isinstance(error, DetloomError) else describe(error))
+                self._counts.hold_up(sender.name, error.message if isinstance(error, DetloomError) else describe(error))
                 self._wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
             pause = FIRST_PAUSE_S
             if sent:
-                self._counts.recover()
+                self._counts.go_on(sender.name)
             elif written:
                 return
             else:

@@ -26,46 +26,48 @@ class Counts:
     def __init__(self) -> None:
         self.flushed = 0
         self.dropped = 0
-        self.failing = False
-        self.problem = ""
-        """Why delivery is held up now."""
         self.loss = ""
         """Why something was lost, the last reason."""
+        self._held_up: dict[str, str] = {}
         self._said: set[str] = set()
         self._lock = threading.Lock()
+
+    @property
+    def problem(self) -> str:
+        """Why delivery is held up now; empty when it is not."""
+        return next(iter(self._held_up.values()), "")
 
     def arrive(self, records: int) -> None:
         with self._lock:
             self.flushed += records
 
-    def lose(self, records: int, reason: str) -> None:
-        """Nothing is said about no records."""
+    def lose(self, records: int, reason: str, *, kind: str = "") -> None:
+        """Nothing is said about no records, and only the first of a kind is."""
         if records:
             with self._lock:
                 self.dropped += records
             self.loss = reason
-            self.complain(f"lost for ClearML: {reason}")
+            self.complain(f"lost for ClearML: {reason}", kind=kind)
 
-    def complain(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def complain(self, text: str, *, kind: str = "") -> None:
+        if (kind or text) not in self._said:
+            self._said.add(kind or text)
             log.warning("%s", text)
 
-    def fail(self, reason: str) -> None:
-        """Delivery goes on later."""
-        self.problem = reason
-        if not self.failing:
-            self.failing = True
-            log.warning("%s; what the run reports waits in its folder until it can be sent", reason)
+    def hold_up(self, stream: str, reason: str) -> None:
+        """Delivery of one stream goes on later."""
+        if stream not in self._held_up:
+            log.warning("%s; %s wait in the run's folder until they can be sent", reason, stream)
+        self._held_up[stream] = reason
 
-    def recover(self) -> None:
-        if self.failing:
-            self.failing = False
-            self.problem = ""
-            log.warning("ClearML takes reports again; what waited is being sent")
+    def go_on(self, stream: str) -> None:
+        if self._held_up.pop(stream, ""):
+            log.warning("ClearML takes %s again; what waited is being sent", stream)
 
 
 class Sender(Protocol):
+    """name: what it sends, in the plural."""
+
     name: str
 
     def send_some(self) -> int:
@@ -76,7 +78,7 @@ class Sender(Protocol):
 class EventSender:
     """Numbers, curves, tables and lines, in the order in which they were reported."""
 
-    name = "events"
+    name = "numbers"
 
     def __init__(self, server: Server, task_id: str, spool: Spool, counts: Counts) -> None:
         self._server, self._task, self._spool, self._counts = server, task_id, spool, counts
@@ -98,17 +100,18 @@ class EventSender:
                 self._deliver(entries[:middle])
                 self._deliver(entries[middle:])
                 return
-            self._counts.lose(1, f"{error.message}: {str(entries[0].record)[:200]}")
+            self._counts.lose(1, f"{error.message}: {str(entries[0].record)[:200]}", kind="refused event")
         else:
             self._counts.arrive(added.accepted)
-            self._counts.lose(added.refused, f"the server did not take {added.refused} events: {added.reason}")
+            refusal = f"the server did not take {added.refused} events: {added.reason}"
+            self._counts.lose(added.refused, refusal, kind="refused events")
         self._spool.acknowledge(entries[-1], len(entries))
 
 
 class UploadSender:
     """Files, one after the other. One that its storage does not take goes to the end of the queue."""
 
-    name = "uploads"
+    name = "files"
 
     def __init__(
         self, server: Server, task_id: str, run_dir: Path, spool: Spool, counts: Counts, output_uri: str | None = None

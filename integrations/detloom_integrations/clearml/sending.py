@@ -98,12 +98,12 @@ def _drain(sender: Sender, spool: Spool, counts: Counts) -> bool:
                 return True
             silent = 0
         except StorageError as error:
-            counts.problem = error.message
+            counts.hold_up(sender.name, error.message)
             refused += 1
             if refused >= spool.waiting:
                 return True
         except UnreachableError as error:
-            counts.problem = error.message
+            counts.hold_up(sender.name, error.message)
             silent += 1
             if silent >= ATTEMPTS:
                 return False
