@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from agent_tools import agent_home, clearml_agent
+from agent_tools import agent_folder, clearml_agent
 from clearml_tools import clearml_server, double_process, own_clearml_server
 
-__all__ = ["agent_home", "clearml_agent", "clearml_server", "double_process", "own_clearml_server"]
+__all__ = ["agent_folder", "clearml_agent", "clearml_server", "double_process", "own_clearml_server"]
 ROOT = Path(__file__).resolve().parent.parent
 IMPORT_ROOTS = [str(ROOT / name) for name in ("core", "plugins", "integrations", "schemas")]
 

@@ -93,9 +93,9 @@ def test_the_agent_executes_a_clone_with_its_edit(
     (task,) = clearml_server.tasks()
     clone = clearml_server.clone(task["id"], "with another rate")
     clearml_server.edit(clone, {"training/lr": "0.5"})
-    run = clearml_agent.execute(clone, system_site_packages=system_site_packages)
+    run = clearml_agent.execute(clone, system_site_packages=system_site_packages, packages=["clearml", "numpy"])
     print(run.output)
     assert run.status == "completed", run.output
     assert "lr is 0.5" in clearml_server.console(clone)
     numpy_is = run.output.rpartition("numpy is ")[2].splitlines()[0]
-    assert ("agent-builds" in numpy_is) is not system_site_packages
+    assert (str(clearml_agent.folder) in numpy_is) is not system_site_packages
