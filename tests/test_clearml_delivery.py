@@ -20,7 +20,7 @@ from detloom_integrations.clearml import delivery as module
 from detloom_integrations.clearml import events
 from detloom_integrations.clearml.server import Server, ServerRefusedError
 from detloom_integrations.clearml.spool import Spool
-from detloom_integrations.clearml.storage import StorageError
+from detloom_integrations.clearml.storage import Storage, StorageError, fetch, plain_key
 from detloom_integrations.clearml.uploads import Upload
 
 __all__ = ["bench"]
@@ -489,9 +489,45 @@ def test_something_else_that_answers_is_not_taken_for_clearml(bench: Bench, monk
         Server.open()
 
 
-def test_a_file_that_arrived_in_part_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from detloom_integrations.clearml.storage import Storage
+# ---- storage ----------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("place", ["files", "folder"])
+def test_a_file_comes_back_as_it_was_stored(bench: Bench, tmp_path: Path, place: str) -> None:
+    base = bench.double.files_url if place == "files" else str(tmp_path / "bucket")
+    content = os.urandom(300_000)
+    url = Storage(bench.server, base).put(bench.file("weights.bin", content), "my project/weights.bin")
+    dest = tmp_path / "back" / "weights.bin"
+    assert fetch(bench.server, url, dest).read_bytes() == content
+    assert [path.name for path in dest.parent.iterdir()] == ["weights.bin"]
+
+
+def test_a_file_that_is_not_there_leaves_nothing_behind(bench: Bench, tmp_path: Path) -> None:
+    dest = tmp_path / "back" / "weights.bin"
+    with pytest.raises(StorageError, match="404"):
+        fetch(bench.server, f"{bench.double.files_url}/nothing.bin", dest)
+    with pytest.raises(StorageError, match="refused"):
+        fetch(bench.server, "http://127.0.0.1:9/nothing.bin", dest)
+    with pytest.raises(StorageError, match=r"nothing\.bin"):
+        fetch(bench.server, str(tmp_path / "nothing.bin"), dest)
+    assert not dest.exists()
+
+
+def test_the_token_goes_to_the_configured_file_server_only(bench: Bench) -> None:
+    assert Storage(bench.server, f"{bench.double.files_url}/x")._authorization()
+    assert not Storage(bench.server, f"{bench.double.files_url}0")._authorization()
+    assert not Storage(bench.server, "http://elsewhere.test")._authorization()
+
+
+def test_names_that_a_storage_may_not_read_alike_are_replaced_and_stay_different() -> None:
+    assert plain_key("my project/run.12ab/models/best.pt") == "my project/run.12ab/models/best.pt"
+    keys = [plain_key(f"a/{name}.pt") for name in ("\u00e4", "\u00f6", "#", "%23", "..", '"')]
+    assert len(set(keys)) == len(keys)
+    assert all(key.isascii() and key.startswith("a/") and ".." not in key.split("/") for key in keys)
+    assert plain_key("a/../b") != "a/../b"
+
+
+def test_a_file_that_arrived_in_part_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(bench.server, bench.double.files_url)
     path = bench.file("whole.bin", b"0123456789")
     url = storage.put(path, "some/whole.bin")
