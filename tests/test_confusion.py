@@ -89,9 +89,15 @@ def test_a_second_detection_of_an_object_has_no_object() -> None:
     )
 
 
-def test_one_box_with_two_classes_counts_with_the_better_score() -> None:
-    for first, second in ((CAT, COW), (COW, CAT)):
-        assert cells([(A, CAT, False)], [(A, 0.7, second), (A, 0.9, first)]) == {(CAT, first, 1), (NONE, second, 1)}
+@pytest.mark.parametrize(("better", "worse"), [(CAT, COW), (COW, CAT)])
+@pytest.mark.parametrize("scores", [(0.9, 0.7), (0.7, 0.9)])
+def test_one_box_with_two_classes_counts_with_the_better_score(
+    better: int, worse: int, scores: tuple[float, float]
+) -> None:
+    labels = np.array((better, worse) if scores[0] > scores[1] else (worse, better))
+    twice = Detections(np.array([A, A], np.float32), np.array(scores, np.float32), labels)
+    counts = confusion_matrix(split_of([[(A, CAT, False)]]), CATS, [twice], 0.5)
+    assert set(cells_of(counts)) == {(CAT, better, 1), (NONE, worse, 1)}
 
 
 def test_what_is_not_found_is_missed_and_what_is_not_there_is_background() -> None:

@@ -313,6 +313,31 @@ def test_a_table_is_aligned_and_a_long_one_is_cut(tmp_path: Path) -> None:
     assert len(lines) == 23
 
 
+def matrix(classes: int) -> tuple[list[str], list[list[object]]]:
+    names = [f"c{i}" for i in range(classes)]
+    rows: list[list[object]] = [[name, *[0] * classes, 3] for name in names]
+    return ["truth", *names, "missed"], [*rows, ["background", *[1] * classes, 0]]
+
+
+def test_a_terminal_shows_a_confusion_matrix_that_fits_and_nothing_that_was_said_before(tmp_path: Path) -> None:
+    out = io.StringIO()
+    logger = ConsoleLogger(context(tmp_path), out)
+    logger.table("data/classes", ("class", "id"), [("cat", 1)], 0)
+    logger.table("data/findings", ("code",), [("missing-image",)], 0)
+    logger.artifact("config", tmp_path / "config.yaml")
+    logger.artifact("data", tmp_path / "data.json")
+    logger.artifact("exports/onnx.json", tmp_path / "a.onnx.json")
+    logger.model("exports/onnx", tmp_path / "a.onnx", {}, {})
+    logger.table("val/confusion", *matrix(13), 1)
+    assert out.getvalue() == ""
+    logger.table("val/confusion", *matrix(12), 1)
+    logger.artifact("report", tmp_path / "report.html")
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "val/confusion" and len(lines) == 16
+    assert lines[1].split() == ["truth", *(f"c{i}" for i in range(12)), "missed"]
+    assert lines[-1] == f"report: {tmp_path / 'report.html'}"
+
+
 def test_durations_are_short() -> None:
     assert [duration(s) for s in (0.2, 59, 61, 7384)] == ["0 s", "59 s", "1:01", "2:03:04"]
 

@@ -18,6 +18,8 @@ from detloom.drawing import encode_jpeg
 from detloom.errors import DataError, DetloomError
 from detloom.report import load_report_data, write_report
 from detloom.report.charts import Axis, Mark, Series, bar_chart, line_chart, nice_ticks, number, thinned
+from detloom.report.confusion import confusion_chart
+from detloom_schemas.run_files import SplitEvaluation
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 OPTIONAL_IN_SVG = {"path", "rect", "circle"}
@@ -135,7 +137,7 @@ def test_what_was_set_comes_before_what_was_not(whole: Page) -> None:
 def test_charts_have_curves_axes_and_values_on_hover(whole: Page) -> None:
     charts = {a["aria-label"] for a in whole.all("svg")}
     assert {"Loss", "Validation", "Terms of the training loss", "Learning rate", "Images a second"} <= charts
-    assert "Precision over recall at IoU 0.5, test" in charts
+    assert {"Precision over recall at IoU 0.5, test", "Confusion matrix, test", "Confusion matrix, val"} <= charts
     assert "Objects of train by size" in charts
     assert "best AP" in whole.shown, "the best epoch is marked"
     assert re.search(r"<title>epoch 18\nAP: 0\.\d+\nAP50: 0\.\d+</title>", whole.text)
@@ -422,3 +424,81 @@ def test_bars_are_as_high_as_their_values() -> None:
     assert heights[1] == pytest.approx(2 * heights[0], abs=0.2)
     assert heights[2] == 0
     assert "c&lt;: 0" in svg
+
+
+# Confusion
+
+
+def confused(classes: int, cells: list[tuple[int, int, int]]) -> SplitEvaluation:
+    per_class = [{"index": i, "id": i, "name": f"class {i}", "truths": 100} for i in range(classes)]
+    values = {"per_class": per_class, "confusion": cells, "truths": 100 * classes, "threshold": 0.42}
+    return SplitEvaluation.model_validate(values)
+
+
+def drawn_cells(svg: str) -> dict[str, tuple[float, float, str, float, str]]:
+    """What the pointer is told -> x, y, colour, opacity, number."""
+    cell = re.compile(
+        r'<g class="cell"><title>([^<]*)</title><rect x="([\d.]+)" y="([\d.]+)" [^>]*style="fill:([^;]*);'
+        r'fill-opacity:([\d.]+)"/>(?:<text[^>]*>([^<]*)</text>)?</g>'
+    )
+    return {m[1]: (float(m[2]), float(m[3]), m[4], float(m[5]), m[6] or "") for m in cell.finditer(svg)}
+
+
+def test_each_count_stands_in_the_row_of_its_truth_and_the_column_of_its_prediction() -> None:
+    chart = confusion_chart("val", confused(2, [(0, 0, 90), (0, 1, 4), (0, 2, 6), (1, 1, 1234), (2, 0, 3), (2, 1, 1)]))
+    assert chart is not None and chart.title == "Confusion matrix, val" and "score 0.42" in chart.note
+    Page(f"<p>{chart.svg}</p>")
+    cells = drawn_cells(chart.svg)
+    assert {title: cell[4] for title, cell in cells.items()} == {
+        "class 0 found: 90 of 100 (90%)": "90",
+        "class 0 taken for class 1: 4 of 100 (4%)": "4",
+        "class 0 missed: 6 of 100 (6%)": "6",
+        "class 1 taken for class 0: 0 of 1234 (0%)": "",
+        "class 1 found: 1234 of 1234 (100%)": "1.2k",
+        "class 1 missed: 0 of 1234 (0%)": "",
+        "class 0 where nothing is: 3 of 4 (75%) such detections": "3",
+        "class 1 where nothing is: 1 of 4 (25%) such detections": "1",
+    }
+    placed = list(cells.values())
+    assert len({y for _, y, *_ in placed}) == 3 and len({x for x, *_ in placed}) == 3
+    assert placed[0][0] < placed[1][0] < placed[2][0] and placed[0][1] == placed[1][1] == placed[2][1]
+    assert placed[0][0] == placed[3][0] == placed[6][0] and placed[0][1] < placed[3][1] < placed[6][1]
+    right, wrong = placed[0], placed[1]
+    assert right[2] == "var(--c0)" and wrong[2] == "var(--c1)" and right[3] > wrong[3] > 0.1
+
+
+def test_long_names_and_twelve_classes_stay_inside_the_picture() -> None:
+    split = confused(12, [(i, i, 5 * i + 1) for i in range(12)])
+    named = [c.model_copy(update={"name": "a very long class name & more"}) for c in split.per_class]
+    chart = confusion_chart("val", split.model_copy(update={"per_class": tuple(named)}))
+    assert chart is not None
+    width, height = map(float, re.findall(r'viewBox="0 0 (\d+) (\d+)"', chart.svg)[0])
+    for x, y, w, h in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', chart.svg):
+        assert float(x) + float(w) <= width + 0.1 and float(y) + float(h) <= height + 0.5
+    assert chart.svg.count(">a very long cl…</text>") == 24
+    assert "a very long class name &amp; more found: 1 of 1 (100%)" in chart.svg
+
+
+def test_of_many_classes_the_pairs_that_are_confused_most_are_bars() -> None:
+    cells = [(i, i, 50) for i in range(80)] + [(i, (i + 1) % 80, i) for i in range(1, 80)] + [(0, 80, 7), (80, 3, 9)]
+    chart = confusion_chart("val", confused(80, cells))
+    assert chart is not None and chart.title == "Classes confused most, val"
+    Page(f"<p>{chart.svg}</p>")
+    tips = re.findall(r"<title>([^<]*)</title>", chart.svg)
+    assert len(tips) == 15 and tips[0] == "class 79 taken for class 0: 79 of 100 (79%)"
+    widths = [float(w) for w in re.findall(r'class="bar"[^>]*width="([\d.]+)"', chart.svg)]
+    assert widths == sorted(widths, reverse=True) and widths[14] == pytest.approx(widths[0] * 65 / 79, abs=0.2)
+    assert "class 79 → class 0" in chart.svg
+    assert "15 of 79 pairs" in chart.note and "7 of 8000 objects were missed, 9 detections had no object" in chart.note
+
+
+def test_without_anything_to_confuse_there_is_no_chart(tmp_path: Path) -> None:
+    assert confusion_chart("val", confused(3, [])) is None
+    assert confusion_chart("val", confused(40, [(i, i, 5) for i in range(40)])) is None
+    folder = run_folders.whole_run(tmp_path)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    for split in evaluation["splits"].values():
+        del split["confusion"]
+    run_folders.write(folder / "evaluation.json", evaluation)
+    page = report(folder)
+    assert "Confusion" not in page.shown and "Precision over recall" in page.shown

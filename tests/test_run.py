@@ -182,6 +182,42 @@ def test_tensorboard_reads_the_events(run: Path) -> None:
     assert losses == pytest.approx(written, rel=1e-6)
 
 
+def test_tensorboard_holds_the_data_the_confusion_matrix_and_where_the_models_are(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()  # type: ignore[no-untyped-call]
+
+    def table(name: str) -> list[list[str]]:
+        text = events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode()  # type: ignore[no-untyped-call]
+        return [line.strip("| ").split(" | ") for line in text.splitlines()]
+
+    data = read(run / "data.json")
+    header, _, *rows = table("data/classes")
+    assert header == [
+        "class",
+        "id",
+        *(f"{s} {what}" for s in ("train", "val", "test") for what in ("objects", "images")),
+    ]
+    assert [row[0] for row in rows] == ["disc", "square", "triangle", "star"]
+    assert [int(row[2]) for row in rows] == [one["objects"]["train"] for one in data["classes"]]
+    assert [int(row[7]) for row in rows] == [one["images"]["test"] for one in data["classes"]]
+    header, _, *rows = table("val/confusion")
+    assert header == ["truth", "disc", "square", "triangle", "star", "missed"]
+    assert [row[0] for row in rows] == ["disc", "square", "triangle", "star", "background"]
+    kept = {(row, column): count for row, column, count in read(run / "evaluation.json")["splits"]["val"]["confusion"]}
+    assert [[int(cell) for cell in row[1:]] for row in rows] == [
+        [kept.get((r, c), 0) for c in range(5)] for r in range(5)
+    ]
+    assert table("artifacts/config")[0] == [f"runs/{run.name}/config.yaml"]
+    assert table("artifacts/data")[0] == [f"runs/{run.name}/data.json"]
+    for name, file in (("onnx", "yolox-nano.onnx"), ("torchscript", "yolox-nano.torchscript")):
+        model = {row[0]: row[1] for row in table(f"models/exports/{name}")[2:]}
+        assert model["file"] == f"runs/{run.name}/exports/{file}" and model["classes"] == "disc, square, triangle, star"
+        assert "val/AP" in model
+        assert table(f"artifacts/exports/{name}.json")[0] == [f"runs/{run.name}/exports/{file}.json"]
+
+
 def test_exports_passed_their_gates_and_match_their_hashes(run: Path, finished: Finished) -> None:
     for name in ("yolox-nano.onnx", "yolox-nano.torchscript"):
         manifest = read(run / "exports" / f"{name}.json")
@@ -283,6 +319,21 @@ def test_five_images_are_learned_by_heart(tmp_path: Path) -> None:
     numbers = read(tmp_path / "runs/heart/evaluation.json")["splits"]["val"]["metrics"]
     assert [numbers["AP"], numbers["AP50"], numbers["AR100"]] == pytest.approx([stats[0], stats[1], stats[8]], abs=1e-9)
     assert stats[0] > 0.6
+    right = confusion_of(tmp_path / "runs/heart", objects)
+    assert right / len(objects) >= 0.9
+
+
+def confusion_of(run: Path, objects: list[dict[str, Any]]) -> int:
+    """Each object stands once in the row of its class, and each prediction above the score in the column of its own.
+    Returns the sum of the diagonal."""
+    record = read(run / "evaluation.json")["splits"]["val"]
+    shown = [one for one in read(run / "predictions" / "val.json") if one["score"] >= record["threshold"]]
+    for one in record["per_class"]:
+        row = sum(count for truth, _, count in record["confusion"] if truth == one["index"])
+        column = sum(count for _, predicted, count in record["confusion"] if predicted == one["index"])
+        assert row == sum(annotation["category_id"] == one["id"] for annotation in objects)
+        assert column == sum(prediction["category_id"] == one["id"] for prediction in shown)
+    return sum(count for truth, predicted, count in record["confusion"] if truth == predicted)
 
 
 def same_object(one: dict[str, Any], other: dict[str, Any]) -> bool:
