@@ -70,7 +70,8 @@ class Api:
 
     def state(self) -> Record:
         with self.lock:
-            whole = {**self.store.records, "events": self.store.events, "counts": self.counts}
+            events = {id_: list(of_one.values()) for id_, of_one in self.store.events.items()}
+            whole = {**self.store.records, "events": events, "counts": self.counts}
             state: Record = json.loads(json.dumps(whole))
             return state
 

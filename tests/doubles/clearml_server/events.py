@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from .store import Action, Body, Record, Refused, Store, now
+from .store import Action, Body, Record, Refused, Store, new_id, now
 
 NEEDED = {
     "log": ("msg",),
@@ -16,6 +18,8 @@ NEEDED = {
     "training_debug_image": ("metric", "variant", "url"),
 }
 SINGLE_VALUE = -(2**31)  # the iteration of a scalar that is reported once
+SAME_EVENT = ("task", "iter", "metric", "variant", "key")  # with equal values the later event replaces the earlier
+NOT_COUNTED = (":monitor:machine", ":monitor:gpu")  # metrics whose iterations are not the task's
 
 
 def check(event: Record) -> None:
@@ -34,18 +38,50 @@ def check(event: Record) -> None:
             raise Refused(400, 12, f"plot_str is not JSON: {mistake}") from None
 
 
-def add_one(store: Store, given: Record) -> None:
-    event = {name: value for name, value in given.items() if name != "method"}
-    check(event)
-    owner = store.get("model" if event.get("model_event") else "task", event["task"])
+def add_all(store: Store, given: Sequence[Record]) -> Record:
+    """Malformed events are refused with all that came with them; of the others, those whose task takes none are left
+    out and told of."""
+    events = [{name: value for name, value in event.items() if name != "method"} for event in given]
+    locks: dict[str, bool] = {}
+    for event in events:
+        check(event)
+        locked = bool(event.pop("allow_locked", False))
+        if locks.setdefault(event["task"], locked) != locked:
+            raise Refused(400, 12, f"Inconsistent allow_locked setting in the passed events for {event['task']}")
+    mistakes: Counter[str] = Counter()
+    for event in events:
+        owner = _owner(store, event, locks[event["task"]])
+        if owner is None:
+            mistakes[f"Invalid {'model' if event.get('model_event') else 'task'} id {event['task']}"] += 1
+        else:
+            _keep(store, owner, event)
+    added = len(events) - mistakes.total()
+    if not added:
+        raise Refused(400, 131, f"Events not added: {dict(mistakes)}")
+    return {"added": added, "errors": mistakes.total(), "errors_info": dict(mistakes)}
+
+
+def _owner(store: Store, event: Record, allow_locked: bool) -> Record | None:
+    """The task or model; None when there is none, or when it is published and takes no more events."""
+    kind = "model" if event.get("model_event") else "task"
+    owner = store.records[kind].get(event["task"])
+    if owner is None:
+        return None
+    locked = owner["ready"] if kind == "model" else owner["status"] == "published"
+    return None if locked and not allow_locked else owner
+
+
+def _keep(store: Store, owner: Record, event: Record) -> None:
     event.setdefault("timestamp", int(time.time() * 1000))
-    store.events.setdefault(event["task"], []).append(event)
     iteration = event.get("iter")
-    if isinstance(iteration, int):
+    if isinstance(iteration, int) and event.get("metric") not in NOT_COUNTED:
         owner["last_iteration"] = max(owner["last_iteration"], iteration)
     if event["type"] == "training_stats_scalar":
         _summarize(owner["last_metrics"], event)
     owner["last_update"] = now()
+    same = "-".join(str(event[name]) for name in SAME_EVENT if name in event)
+    key = new_id() if event["type"] == "log" else f"{event['type']}-{same}"
+    store.events.setdefault(event["task"], {})[key] = event
 
 
 def _summarize(metrics: Record, event: Record) -> None:
@@ -69,18 +105,15 @@ def _md5(text: str) -> str:
 
 
 def add(store: Store, body: Body) -> Record:
-    add_one(store, body)
-    return {"added": 1, "errors": 0, "errors_info": {}}
+    return add_all(store, [body])
 
 
 def add_batch(store: Store, body: Body) -> Record:
-    for event in body["batch"]:
-        add_one(store, event)
-    return {"added": len(body["batch"]), "errors": 0, "errors_info": {}}
+    return add_all(store, body["batch"])
 
 
 def of_type(store: Store, task: str, kind: str) -> list[Record]:
-    return [event for event in store.events.get(task, []) if event["type"] == kind]
+    return [event for event in store.events.get(task, {}).values() if event["type"] == kind]
 
 
 def scalar_curves(store: Store, body: Body) -> Record:

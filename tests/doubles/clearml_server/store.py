@@ -44,7 +44,7 @@ class Store:
         self.records: dict[str, dict[str, Record]] = {
             kind: {} for kind in ("project", "task", "model", "queue", "worker")
         }
-        self.events: dict[str, list[Record]] = {}
+        self.events: dict[str, dict[str, Record]] = {}  # by task or model, and by what makes an event the same event
         self.scrolls: dict[str, int] = {}
         self.new("queue", name="default", entries=[], tags=[], system_tags=["default"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 from .store import Action, Body, Record, Refused, Store
-from .tasks import check_configuration, check_hyper_parameters, touch
+from .tasks import check_configuration, check_hyper_parameters, open_for_changes, touch
 
 
 def set_requirements(store: Store, body: Body) -> Record:
@@ -24,7 +24,7 @@ def _key(artifact: Record) -> tuple[str, str]:
 
 
 def add_or_update_artifacts(store: Store, body: Body) -> Record:
-    task = store.get("task", body["task"])
+    task = open_for_changes(store, body["task"], force=True)
     by_key = {_key(artifact): artifact for artifact in task["execution"].get("artifacts", [])}
     by_key.update({_key(artifact): {"mode": "output", **artifact} for artifact in body["artifacts"]})
     task["execution"]["artifacts"] = list(by_key.values())
@@ -33,7 +33,7 @@ def add_or_update_artifacts(store: Store, body: Body) -> Record:
 
 
 def delete_artifacts(store: Store, body: Body) -> Record:
-    task = store.get("task", body["task"])
+    task = open_for_changes(store, body["task"], force=True)
     gone = {_key(artifact) for artifact in body["artifacts"]}
     kept = [artifact for artifact in task["execution"].get("artifacts", []) if _key(artifact) not in gone]
     task["execution"]["artifacts"] = kept
@@ -42,7 +42,7 @@ def delete_artifacts(store: Store, body: Body) -> Record:
 
 
 def add_or_update_model(store: Store, body: Body) -> Record:
-    task = store.get("task", body["task"])
+    task = open_for_changes(store, body["task"], force=True)
     store.get("model", body["model"])
     others = [entry for entry in task["models"].get(body["type"], []) if entry["name"] != body["name"]]
     task["models"][body["type"]] = [*others, {"name": body["name"], "model": body["model"]}]
@@ -51,7 +51,7 @@ def add_or_update_model(store: Store, body: Body) -> Record:
 
 
 def delete_models(store: Store, body: Body) -> Record:
-    task = store.get("task", body["task"])
+    task = open_for_changes(store, body["task"], force=True)
     for gone in body["models"]:
         kept = [entry for entry in task["models"][gone["type"]] if entry["name"] != gone["name"]]
         task["models"][gone["type"]] = kept
@@ -59,8 +59,15 @@ def delete_models(store: Store, body: Body) -> Record:
     return {"updated": 1}
 
 
+def _open_for_parameters(store: Store, body: Body) -> Record:
+    """The section "properties" is the user's own notes, and may change at any time."""
+    if all(item["section"].lower() == "properties" for item in body["hyperparams"]):
+        return store.get("task", body["task"])
+    return open_for_changes(store, body["task"], bool(body.get("force")))
+
+
 def edit_hyper_params(store: Store, body: Body) -> Record:
-    task = store.get("task", body["task"])
+    task = _open_for_parameters(store, body)
     replace = body.get("replace_hyperparams") or "none"
     sections = {} if replace == "all" else deepcopy(task["hyperparams"])
     if replace == "section":
@@ -74,7 +81,7 @@ def edit_hyper_params(store: Store, body: Body) -> Record:
 
 
 def delete_hyper_params(store: Store, body: Body) -> Record:
-    task = store.get("task", body["task"])
+    task = _open_for_parameters(store, body)
     for item in body["hyperparams"]:
         if item.get("name"):
             task["hyperparams"].get(item["section"], {}).pop(item["name"], None)
@@ -93,7 +100,7 @@ def get_hyper_params(store: Store, body: Body) -> Record:
 
 
 def edit_configuration(store: Store, body: Body) -> Record:
-    task = store.get("task", body["task"])
+    task = open_for_changes(store, body["task"], bool(body.get("force")))
     items = {} if body.get("replace_configuration") else dict(task["configuration"])
     items.update({item["name"]: dict(item) for item in body["configuration"]})
     check_configuration(items)
@@ -116,7 +123,7 @@ def get_configuration_names(store: Store, body: Body) -> Record:
 
 
 def delete_configuration(store: Store, body: Body) -> Record:
-    task = store.get("task", body["task"])
+    task = open_for_changes(store, body["task"], bool(body.get("force")))
     for name in body["configuration"]:
         task["configuration"].pop(name, None)
     touch(task)

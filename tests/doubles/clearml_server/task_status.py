@@ -2,67 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from . import queues
 from .store import Action, Body, Record, Refused, Store, now
 from .tasks import touch
 
-ENDED = ("completed", "failed", "stopped", "published", "closed")
-UNFINISHED = ("in_progress", "queued", "created")
+# From each state, where a request that is not forced may lead. Staying where one is counts as allowed.
+TRANSITIONS = {
+    "created": {"queued", "in_progress"},
+    "queued": {"created", "in_progress", "stopped"},
+    "in_progress": {"created", "completed", "failed", "stopped"},
+    "stopped": {"created", "queued", "in_progress", "completed", "failed", "closed", "published"},
+    "completed": {"created", "in_progress", "published"},
+    "failed": {"created", "queued", "stopped", "published"},
+    "closed": {"created", "failed", "stopped", "published"},
+    "published": set[str](),
+}
 
 
-def change(task: Record, status: str, body: Body, allowed: Collection[str], **fields: Any) -> Record:
-    """Raises Refused unless the task is in one of the allowed states or the request forces it."""
-    if task["status"] not in allowed and not body.get("force"):
-        states = f"task={task['id']}, current_status={task['status']}, new_status={status}"
-        raise Refused(400, 110, f"Invalid task status: {states}")
+def change(task: Record, status: str, body: Body, **fields: Any) -> Record:
+    """Raises Refused when the task cannot go from its state to the new one and the request does not force it."""
+    old = task["status"]
+    if status != old and status not in TRANSITIONS[old] and not body.get("force"):
+        states = f"task={task['id']}, current_status={old}, new_status={status}"
+        raise Refused(400, 110, f"Invalid task status (Invalid status change): {states}")
     reasons = {name: body.get(name) or "" for name in ("status_reason", "status_message")}
     return touch(task, status=status, status_changed=now(), **reasons, **fields)
 
 
 def started(store: Store, body: Body) -> Record:
     task = store.get("task", body["task"])
-    begun = task.get("started") or now()
-    return {
-        **change(task, "in_progress", body, ("created", "queued", "in_progress", "stopped"), started=begun),
-        "started": 1,
-    }
+    return {**change(task, "in_progress", body, started=task.get("started") or now()), "started": 1}
 
 
 def stop(store: Store, body: Body) -> Record:
-    """A user asks: a task that a worker holds is told to stop, any other is stopped."""
+    """A user asks. A task that a worker executes is told to stop; one of a developer's own process is stopped."""
     task = store.get("task", body["task"])
     queues.withdraw(store, task["id"])
     held = any(worker.get("task") == task["id"] for worker in store.all("worker"))
-    if task["status"] == "in_progress" and held and not body.get("force"):
-        reason = body.get("status_reason") or ""
-        return touch(task, status_reason=reason, status_message="stopping", status_changed=now())
-    asked = Body(body, status_message=body.get("status_message") or "Stopped by tests")
-    return change(task, "stopped", asked, UNFINISHED, completed=now())
+    if held and task["status"] != "queued" and "development" not in task["system_tags"]:
+        return change(task, task["status"], Body(body, status_message="stopping"))
+    return change(task, "stopped", Body(body, status_message="Stopped by tests"), completed=now())
 
 
 def stopped(store: Store, body: Body) -> Record:
-    return change(store.get("task", body["task"]), "stopped", body, (*UNFINISHED, "stopped"), completed=now())
+    return change(store.get("task", body["task"]), "stopped", body, completed=now())
 
 
 def completed(store: Store, body: Body) -> Record:
     task = store.get("task", body["task"])
-    answer = change(task, "completed", body, ("in_progress", "stopped", "completed"), completed=now())
+    answer = change(task, "completed", body, completed=now())
     if body.get("publish"):
         publish(store, Body(task=task["id"], force=True))
     return {**answer, "published": int(bool(body.get("publish")))}
 
 
 def failed(store: Store, body: Body) -> Record:
-    allowed = (*UNFINISHED, "stopped", "failed")
-    return change(store.get("task", body["task"]), "failed", body, allowed, completed=now())
+    return change(store.get("task", body["task"]), "failed", body, completed=now())
 
 
 def publish(store: Store, body: Body) -> Record:
     task = store.get("task", body["task"])
-    answer = change(task, "published", body, ("stopped", "completed", "failed"), published=now())
+    answer = change(task, "published", body, published=now())
     if body.get("publish_model", True):
         for entry in task["models"]["output"]:
             if entry["model"] in store.records["model"]:
@@ -71,30 +73,34 @@ def publish(store: Store, body: Body) -> Record:
 
 
 def reset(store: Store, body: Body) -> Record:
+    """A draft again: without results, with its parameters; with clear_all also without its script."""
     task = store.get("task", body["task"])
-    if task["status"] == "published" and not body.get("force"):
-        raise Refused(400, 110, "Invalid task status")
+    asked = Body(body, status_reason="reset", status_message="reset")
+    answer = change(task, "created", asked)
     store.events.pop(task["id"], None)
-    task["execution"]["artifacts"] = []
+    artifacts = task["execution"].get("artifacts", [])
+    task["execution"]["artifacts"] = [artifact for artifact in artifacts if artifact.get("mode") == "input"]
+    task["execution"].pop("queue", None)
     task["models"]["output"] = []
-    task.update(last_iteration=0, last_metrics={}, runtime={})
-    task.pop("started", None)
-    task.pop("completed", None)
+    task.update(last_iteration=0, last_metrics={}, unique_metrics=[], metric_stats={}, runtime={}, enqueue_status=None)
+    for name in ("started", "completed", "published"):
+        task.pop(name, None)
     if body.get("clear_all"):
-        task.update(hyperparams={}, configuration={})
+        task.update(script={}, execution={"artifacts": []})
     queues.withdraw(store, task["id"])
-    answer = change(task, "created", Body(body, force=True), ())
     return {**answer, "dequeued": {}, "deleted_models": 0, "events": {}, "urls": {}}
 
 
 def enqueue(store: Store, body: Body) -> Record:
     task = store.get("task", body["task"])
-    queue = queues.chosen(store, body)
+    if task["status"] == "queued" and not body.get("force"):
+        raise Refused(400, 110, f"Invalid task status (Task already in requested status): task={task['id']}")
     script = task.get("script") or {}
     if not (script.get("repository") or script.get("diff")) or not script.get("entry_point"):
         raise Refused(400, 112, f"Task execution requires script.repository/diff and entry_point: {script}")
-    allowed = (*ENDED, "created", "queued") if body.get("force") else ("created", "stopped")
-    answer = change(task, "queued", body, allowed, enqueue_status="created")
+    answer = change(task, "queued", body, enqueue_status=task["status"])
+    queue = queues.chosen(store, body)
+    task["system_tags"] = [tag for tag in task["system_tags"] if tag != "development"]
     task["execution"]["queue"] = queue["id"]
     queue["entries"].append({"task": task["id"], "added": now()})
     if body.get("verify_watched_queue"):
@@ -105,8 +111,10 @@ def enqueue(store: Store, body: Body) -> Record:
 def dequeue(store: Store, body: Body) -> Record:
     task = store.get("task", body["task"])
     queues.withdraw(store, task["id"])
-    status = body.get("new_status") or "created"
-    return {**touch(task, status=status, status_changed=now(), enqueue_status=None), "dequeued": 1}
+    if task["status"] not in ("queued", "in_progress"):
+        return {"dequeued": 1, "updated": 0}
+    status = body.get("new_status") or task.get("enqueue_status") or "created"
+    return {**change(task, status, Body(body, force=True), enqueue_status=None), "dequeued": 1}
 
 
 def ping(store: Store, body: Body) -> Record:

@@ -37,6 +37,14 @@ def touch(task: Record, **fields: Any) -> Record:
     return {"updated": 1, "fields": {**fields, **stamp}}
 
 
+def open_for_changes(store: Store, id_: str, force: bool) -> Record:
+    """The task, whose parts may change while it is a draft and, when forced, while it runs. Raises Refused later."""
+    task = store.get("task", id_)
+    if task["status"] not in (("created", "in_progress") if force else ("created",)):
+        raise Refused(400, 110, f"Invalid task status: expected=created, status={task['status']}")
+    return task
+
+
 def new(store: Store, body: Mapping[str, Any]) -> Record:
     if len(body.get("name") or "") < 3:
         raise Refused(400, 800, "Data validation error: name=String value is too short")
@@ -128,7 +136,7 @@ def get_by_id(store: Store, body: Body) -> Record:
 
 def edit(store: Store, body: Body) -> Record:
     task = store.get("task", body["task"])
-    if not body.get("force") and task["status"] not in ("created", "queued", "in_progress"):
+    if not body.get("force") and task["status"] != "created":
         raise Refused(400, 110, f"Invalid task status: expected=created, status={task['status']}")
     return update(store, body)
 
@@ -176,11 +184,11 @@ def _execution_of_clone(source: Record) -> Record:
 
 def delete(store: Store, body: Body) -> Record:
     task = store.get("task", body["task"])
-    if task["status"] != "created" and not body.get("force"):
+    if task["status"] != "created" and "archived" not in task["system_tags"] and not body.get("force"):
         raise Refused(400, 123, "Task is not in created state; use force")
     queues.withdraw(store, task["id"])
     del store.records["task"][task["id"]]
-    events = store.events.pop(task["id"], [])
+    events = store.events.pop(task["id"], {})
     counts = {"deleted_models": 0, "updated_children": 0, "updated_models": 0}
     return {"deleted": True, "events_deleted": len(events), "urls": {}, **counts}
 
