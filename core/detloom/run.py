@@ -371,6 +371,7 @@ def open_loggers(given: Given, session: Session) -> LoggerFanout:
         total_steps=session.plan.total_steps,
         total_epochs=session.plan.total_epochs,
         resume_step=session.loop.progress.step,
+        base_weights=session.model.origin,
     )
     named = {host.qualified(spec): spec for spec in chosen_loggers(resolved, host)}
     named.update({name: host.get(LoggerSpec, name) for name in given.trackers})

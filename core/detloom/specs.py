@@ -288,7 +288,8 @@ class LoggerContext:
     before the run, or None.
 
     resume_step: optimizer steps that are done already; records of later steps, left by a run that was cut off, are
-    written again and must not stand twice. 0: a new run.
+    written again and must not stand twice. 0: a new run. base_weights: address or file of the weights that it began
+    with, empty for random ones and for a resumed run.
     """
 
     run_dir: Path
@@ -297,6 +298,7 @@ class LoggerContext:
     total_epochs: int
     resume_step: int = 0
     tracker: Tracker | None = None
+    base_weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)

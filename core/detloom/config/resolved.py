@@ -57,7 +57,7 @@ class ResolvedConfig:
         """The values that name files or folders of the machine that runs, by dotted key."""
         values, found = self.values(), {}
         for leaf in leaves_of(type(self.config)):
-            extra = leaf.info.json_schema_extra
+            extra: Any = leaf.info.json_schema_extra
             value = values[leaf.key]
             if isinstance(extra, dict) and extra.get("local_path") and value and value not in extra["words"]:
                 found[leaf.key] = str(value)

@@ -55,13 +55,15 @@ def choose_precision(config: TrainingConfig, device: torch.device) -> torch.dtyp
 @dataclasses.dataclass(frozen=True, slots=True)
 class BuiltModel:
     """losses: those it was built with, by qualified name. notes: what was loaded, copied and reset, for people;
-    warnings: what a person should know about it."""
+    warnings: what a person should know about it. origin: address or absolute path of the weights it began with, empty
+    for random ones."""
 
     detector: Detector
     spec: ModelSpec
     losses: Mapping[str, ElementLoss] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    origin: str = ""
 
 
 def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset, *, pretrained: bool = True) -> BuiltModel:
@@ -85,10 +87,10 @@ def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset, *,
             validation=config.validation,
         )
     # A resumed run takes its weights from its state: the file they once came from may be gone.
-    notes, warnings = _load_weights(detector, spec, resolved) if pretrained else ([], [])
+    notes, warnings, origin = _load_weights(detector, spec, resolved) if pretrained else ([], [], "")
     if config.model.freeze_backbone:
         notes.append(f"frozen: {', '.join(freeze_backbone(detector))}")
-    return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings))
+    return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings), origin)
 
 
 def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile | None, list[str]]:
@@ -133,11 +135,11 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
     return path, known, []
 
 
-def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig) -> tuple[list[str], list[str]]:
+def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig) -> tuple[list[str], list[str], str]:
     model = resolved.config.model
     path, official, warnings = find_weights(model.pretrain_weights, spec)
     if path is None:
-        return [], warnings
+        return [], warnings, ""
     tensors, names = _read(path, official or next(iter(spec.weights), None))
     report = detector.load_pretrained(tensors, names, str(path))
     if model.strict_weights and (report.mismatched or report.missing or report.unexpected):
@@ -148,7 +150,7 @@ def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig)
     notes = report.lines()
     if official is not None:
         notes.append(f"  licence of the weights: {official.licence}")
-    return notes, warnings
+    return notes, warnings, official.url if official is not None else str(path.absolute())
 
 
 def _read(path: Path, like: WeightsFile | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:

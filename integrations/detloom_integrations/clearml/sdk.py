@@ -22,7 +22,7 @@ def quiet_sdk() -> Iterator[None]:
         warnings.simplefilter("ignore")
         from clearml import Task
 
-        Task._report_subprocess_enabled = False
+        setattr(Task, "_report_subprocess_enabled", False)  # noqa: B010 - typed as a lazy value
         yield
 
 

@@ -165,7 +165,7 @@ class TaskTracker:
             return
         if self.remote:
             self._init(self._record["project"], self._record["name"])
-        changes = {key: self._record[key] for key in ("hyperparams", "configuration", "script") if key in self._record}
+        changes: dict[str, Any] = {key: self._record[key] for key in ("hyperparams", "configuration", "script") if key in self._record}
         if not self.remote:
             changes["tags"] = self._record["tags"]
         self.server.call("tasks.edit", task=self.task_id, force=True, **changes)
@@ -201,6 +201,9 @@ class TaskTracker:
             close_timeout=self.settings.close_timeout,
             output_uri=self.settings.output_uri,
         )
+        if context.base_weights:
+            name = context.base_weights.replace("\\", "/").rpartition("/")[2]
+            self._delivery.base_weights(name, context.base_weights)
         return RunLogger(self._delivery, context, self._keep_state)
 
     def keep_checkpoint(self, kind: Literal["last", "best"], path: Path, epoch: int, step: int) -> None:
