@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from detloom.errors import PluginError
 
 TASK_VARIABLES = ("CLEARML_TASK_ID", "TRAINS_TASK_ID")
 _KEYS = (("CLEARML_API_ACCESS_KEY", "TRAINS_API_ACCESS_KEY"), ("CLEARML_API_SECRET_KEY", "TRAINS_API_SECRET_KEY"))
@@ -20,6 +23,20 @@ def is_agent(environ: Mapping[str, str]) -> bool:
 def task_id(environ: Mapping[str, str]) -> str:
     """The task that an agent wants executed; empty without an agent."""
     return next((environ[name] for name in TASK_VARIABLES if environ.get(name)), "")
+
+
+def has_package() -> bool:
+    """Whether the package clearml is installed."""
+    return importlib.util.find_spec("clearml") is not None
+
+
+def demand_package(what: str, instead: str = "") -> None:
+    """Raises PluginError when it is not installed. what: the thing that needs it. instead: how to do without."""
+    if not has_package():
+        raise PluginError(
+            f"{what} needs the package clearml, which is not installed",
+            hint=f"install it with: pip install clearml{f', or {instead}' if instead else ''}",
+        )
 
 
 def is_configured(environ: Mapping[str, str]) -> bool:

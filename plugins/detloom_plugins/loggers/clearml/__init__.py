@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from detloom.errors import PluginError
 from detloom.hookspecs import hookimpl
 from detloom.specs import LoggerSpec
-from detloom_integrations.clearml.environment import is_agent, is_configured
+from detloom_integrations.clearml.environment import demand_package, has_package, is_agent, is_configured
 
 if TYPE_CHECKING:
     from detloom.specs import Logger, LoggerContext, Submission, Tracker
@@ -20,19 +18,11 @@ detloom_api = (0, 1)
 
 def configured(environ: Mapping[str, str]) -> bool:
     """Whether ClearML was set up here and can be used."""
-    return is_configured(environ) and _has_package()
-
-
-def _has_package() -> bool:
-    return importlib.util.find_spec("clearml") is not None
+    return is_configured(environ) and has_package()
 
 
 def _demand_package() -> None:
-    if not _has_package():
-        raise PluginError(
-            "tracking on ClearML needs the package clearml, which is not installed",
-            hint="install it with: pip install clearml, or train with --no-clearml",
-        )
+    demand_package("tracking on ClearML", "train with --no-clearml")
 
 
 def build(settings: ClearMLConfig, context: LoggerContext) -> Logger:
