@@ -11,17 +11,22 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from detloom.data.summary import log_data
 from detloom.drawing import save_jpeg
 from detloom.errors import PluginError
+from detloom.evaluate import cells_of
+from detloom.finish import log_evaluation
 from detloom.logging_fanout import LoggerFanout
 from detloom.specs import Logger, LoggerContext, LoggerSpec, no_settings
 from detloom_plugins.loggers import console, jsonl, tensorboard
 from detloom_plugins.loggers.console.printer import ConsoleLogger, duration
+from detloom_schemas.run_files import DataRecord, SplitEvaluation
 
 STEP = {
     "train/loss": 4.25, "train/box": 2.5, "train/cls": 1.75, "train/lr": 1e-3, "train/grad_norm": 9.0,
@@ -159,6 +164,56 @@ def test_three_loggers_cost_less_than_a_millisecond_a_record(tmp_path: Path) -> 
         rounds.append((time.process_time() - started) / 100)
     fanout.close("completed")
     assert min(rounds) < 1e-3
+
+
+# What they are handed
+
+
+def test_loggers_get_the_classes_of_the_data_and_what_the_check_found() -> None:
+    record = DataRecord.model_validate(
+        {
+            "splits": {"train": {}, "val": {}},
+            "classes": [{"id": 7, "name": "cat", "objects": {"train": 9, "val": 2}, "images": {"train": 4}}],
+            "findings": [{"code": "missing-image", "severity": "error", "message": "m", "where": "a.jpg", "count": 3}],
+        }
+    )
+    logger = Recorder()
+    log_data(record, LoggerFanout([("one", logger)]), 5)
+    assert logger.calls == [
+        ("table", "data/classes", ["class", "id", "train objects", "train images", "val objects", "val images"],
+         [["cat", 7, 9, 4, 2, 0]], 5),
+        ("table", "data/findings", ["code", "severity", "count", "message", "where", "remedy"],
+         [["missing-image", "error", 3, "m", "a.jpg", ""]], 5),
+    ]  # fmt: skip
+    clean = Recorder()
+    log_data(record.model_copy(update={"findings": ()}), LoggerFanout([("one", clean)]), 0)
+    assert [call[1] for call in clean.calls] == ["data/classes"], "no table where nothing was found"
+
+
+def tables_of(classes: int) -> dict[str, tuple[Any, Any]]:
+    """What is handed over of a split in which each class is taken once for the one before it, the last one twice."""
+    counts = np.diag(np.full(classes + 1, 5)) + np.diag(np.ones(classes, dtype=int), -1)
+    counts[classes - 1, classes - 2], counts[classes, classes] = 2, 0
+    per_class = [{"index": i, "id": i, "name": f"c{i}"} for i in range(classes)]
+    record = SplitEvaluation.model_validate({"per_class": per_class, "confusion": cells_of(counts)})
+    evaluated: Any = SimpleNamespace(name="val", confusion=counts)
+    logger = Recorder()
+    log_evaluation(evaluated, record, LoggerFanout([("one", logger)]), 1)
+    return {call[1]: (call[2], call[3]) for call in logger.calls if call[0] == "table"}
+
+
+def test_loggers_get_the_whole_confusion_matrix() -> None:
+    header, rows = tables_of(3)["val/confusion"]
+    assert header == ["truth", "c0", "c1", "c2", "missed"]
+    assert rows == [["c0", 5, 0, 0, 0], ["c1", 1, 5, 0, 0], ["c2", 0, 2, 5, 0], ["background", 0, 0, 1, 0]]
+
+
+def test_of_very_many_classes_loggers_get_the_pairs_that_are_confused_most() -> None:
+    tables = tables_of(300)
+    assert "val/confusion" not in tables
+    header, rows = tables["val/confused most"]
+    assert header == ["truth", "predicted", "count"] and len(rows) == 200
+    assert rows[:2] == [["c299", "c298", 2], ["c1", "c0", 1]]
 
 
 # Specs
