@@ -44,9 +44,14 @@ def is_configured(environ: Mapping[str, str]) -> bool:
 
     Judged by presence alone; whether the server takes the credentials shows when it is asked.
     """
+    return bool(configuration_place(environ))
+
+
+def configuration_place(environ: Mapping[str, str]) -> str:
+    """Where credentials are looked for: `the environment`, or a file; empty when there is nothing."""
     if environ.get("CLEARML_AUTH_TOKEN") or all(any(environ.get(name) for name in names) for names in _KEYS):
-        return True
-    return any(_has_content(path) for path in _configuration_files(environ))
+        return "the environment"
+    return next((str(path) for path in _configuration_files(environ) if _has_content(path)), "")
 
 
 def _configuration_files(environ: Mapping[str, str]) -> list[Path]:

@@ -69,6 +69,11 @@ def send_run(run_dir: Path, server: Server) -> CloseReport:
     return CloseReport(counts.flushed, counts.dropped, waiting, time.monotonic() - start, error)
 
 
+def sent_task(run_dir: Path) -> str:
+    """The task that the run has on the server; empty before it was sent."""
+    return str((_read(run_dir / FOLDER / TASK_FILE) or {}).get("task") or "")
+
+
 def _deliver(server: Server, task: str, run_dir: Path, record: Mapping[str, Any]) -> tuple[Counts, int]:
     """Numbers, then files. Returns what became of them, and how many still wait."""
     counts = Counts()

@@ -68,7 +68,7 @@ def optuna_strategy() -> type[Exact]:
     import optuna
     from clearml.automation.optuna import OptimizerOptuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     class Optuna(Exact, OptimizerOptuna):  # type: ignore[misc,unused-ignore]
         def helper_create_job(self, *args: Any, **kwargs: Any) -> Any:
@@ -78,8 +78,10 @@ def optuna_strategy() -> type[Exact]:
 
         def monitor_job(self, job: Any) -> bool:
             # Its loop asks without a pause until a trial has reported its first number.
-            stopped = self._stop_event.wait(self.pool_period_minutes * 60.0)
-            return not stopped and bool(super().monitor_job(job))
+            if self._stop_event.wait(self.pool_period_minutes * 60.0):
+                job.abort()  # a job that is given up is forgotten, and would run on
+                return False
+            return bool(super().monitor_job(job))
 
     return Optuna
 

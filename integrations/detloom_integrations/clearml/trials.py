@@ -22,7 +22,7 @@ GROUPS = {
     "stopped": "aborted",
     "in_progress": "running",
     "queued": "waiting",
-    "created": "not enqueued",
+    "created": "draft",
 }
 
 
@@ -108,7 +108,7 @@ def _seconds(record: Mapping[str, Any]) -> float | None:
     started, completed = record.get("started"), record.get("completed")
     if not started or not completed:
         return None
-    return (_time(completed) - _time(started)).total_seconds()
+    return round((_time(completed) - _time(started)).total_seconds(), 3)
 
 
 def _time(text: str) -> datetime:

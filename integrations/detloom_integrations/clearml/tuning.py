@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.errors import DetloomError, Mistake, PluginError, UnreachableError, UsageError
 from detloom_integrations.clearml.queueing import find_queue, idle_note
+from detloom_integrations.clearml.sending import sent_task
 from detloom_integrations.clearml.server import Server, ServerRefusedError
 from detloom_integrations.clearml.space import Dimension, read_space
 from detloom_integrations.clearml.space_check import (
@@ -207,6 +208,9 @@ def _task_of_run(folder: Path) -> str:
     for name, identity in tracker_identities(folder).items():
         if name.rpartition(":")[2] == "clearml" and identity.get("task"):
             return identity["task"]
+    sent = sent_task(folder)  # of a run that was made offline
+    if sent:
+        return sent
     raise UsageError(
         f"{folder} is not the folder of a run that stands on a ClearML server",
         hint="a run that was made offline gets there with: detloom clearml send RUN",
@@ -305,7 +309,7 @@ class Controller:
 
     def _watch(self, strategy: Exact) -> None:
         """Until the strategy has finished: say what happens, tell the server that this process lives."""
-        said, reachable = "", True
+        said, reachable, started = "", True, time.monotonic()
         while not strategy.finished.wait(self.request.poll_s):
             try:
                 self._look()
@@ -323,6 +327,8 @@ class Controller:
             if self.stopped:
                 self.say("the search was aborted on the server")
                 return
+        if self.request.hours and time.monotonic() - started > self.request.hours * 3600:
+            self.say(f"the search was stopped after {self.request.hours:g} hours, as asked")
 
     def _look(self) -> None:
         self.server.call("tasks.ping", task=self.task_id)

@@ -139,7 +139,7 @@ def report(result: SearchResult, top: int) -> str:
             [
                 str(rank),
                 f"{trial.value:.4g}",
-                *(trial.parameters[key] for key in keys),
+                *(_short(trial.parameters[key]) for key in keys),
                 trial.state,
                 trial.id,
                 trial.url,
@@ -156,6 +156,14 @@ def report(result: SearchResult, top: int) -> str:
     if result.failure:
         lines.append(f"ClearML's optimizer broke: {result.failure}")
     return "\n".join([*lines, f"search {result.task} (strategy {result.strategy}, seed {result.seed})  {result.url}"])
+
+
+def _short(text: str) -> str:
+    """Four digits that count are enough to compare; --json has them all."""
+    try:
+        return f"{float(text):.4g}" if len(text) > 8 else text
+    except ValueError:
+        return text
 
 
 @hookimpl
