@@ -1,6 +1,7 @@
 # make setup   a virtual environment in .venv with pinned packages
 # make demo    the main job on a data set it draws itself: train, evaluate, export, report
 # make test    the tests
+# make test-agent   runs that the real clearml-agent executes, in environments that it makes
 # make coverage   the tests, with the share of lines they reach
 # make lint    ruff, mypy, pyright
 # make bench   the benchmarks (results with their commands go to benchmarks/results)
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test coverage lint bench clean
+.PHONY: setup demo test test-agent coverage lint bench clean
 
 setup: $(READY)
 
@@ -26,10 +27,13 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not agent"
+
+test-agent: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m agent
 
 coverage: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=detloom --cov=detloom_plugins --cov=detloom_integrations --cov=detloom_schemas --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not agent" --cov=detloom --cov=detloom_plugins --cov=detloom_integrations --cov=detloom_schemas --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .
