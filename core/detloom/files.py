@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with Path(name).open("rb") as written:
             os.fsync(written.fileno())
         Path(name).replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise DetloomError(
             f"cannot write {path}: {error.strerror or error}",
@@ -45,7 +45,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             Path(name).unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Until the names in it have reached the disk."""
     if os.name == "nt":  # folders cannot be opened there; NTFS journals the rename
         return
     handle = os.open(folder, os.O_RDONLY)
