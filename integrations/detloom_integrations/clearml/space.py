@@ -9,6 +9,7 @@ training.lr=log:1e-5..1e-2        any number between, evenly over the orders of 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -170,14 +171,12 @@ def _listed(values: list[Any]) -> tuple[Choices, str]:
     return Choices(texts), ",".join(texts)
 
 
-def _flow(value: Any) -> str:
-    """A value of a file as `--set` would take it."""
-    import json
-
-    if isinstance(value, Text):
+def _flow(value: Any, *, inside: bool = False) -> str:
+    """A value of a file as `--set` would take it. inside: of a list, where text is quoted unless it was typed plain."""
+    if isinstance(value, Text) or (isinstance(value, str) and not inside):
         return str(value)
     if isinstance(value, list):
-        return f"[{', '.join(_flow(item) for item in value)}]"
+        return f"[{', '.join(_flow(item, inside=True) for item in value)}]"
     if isinstance(value, dict):
         raise _NotationError("found keys and values", "write values: 4,8,16 or [4, 8, 16], 0..1, log:1e-5..1e-2")
     return json.dumps(value, ensure_ascii=False)
