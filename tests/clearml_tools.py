@@ -108,14 +108,22 @@ class ClearMLServer:
         return clone
 
     def edit(self, task: str, parameters: Mapping[str, str]) -> None:
-        """Changes values, keeping type and description; a key that is not there yet is added."""
-        sections = self.task(task)["hyperparams"]
-        items = []
+        """Changes values, keeping type and description; a key that is not there yet is added.
+
+        The web interface edits drafts only. A task that is none any more is edited by force, as a script may do.
+        """
+        record = self.task(task)
+        sections, items = record["hyperparams"], []
         for path, value in parameters.items():
             section, _, name = path.partition("/")
             known = sections.get(section, {}).get(name, {"section": section, "name": name})
             items.append({**known, "value": value})
-        self.call("tasks.edit_hyper_params", task=task, hyperparams=items, replace_hyperparams="none")
+        if record["status"] == "created":
+            self.call("tasks.edit_hyper_params", task=task, hyperparams=items, replace_hyperparams="none")
+            return
+        for item in items:
+            sections.setdefault(item["section"], {})[item["name"]] = item
+        self.call("tasks.edit", task=task, hyperparams=sections, force=True)
 
     def edit_configuration(self, task: str, name: str, text: str) -> None:
         known = self.task(task)["configuration"].get(name, {"name": name, "type": "dictionary"})

@@ -247,13 +247,15 @@ def test_a_task_that_has_ended_takes_no_artifacts_and_no_edits(clearml_server: C
     clearml_server.call("tasks.started", task=task)
     clearml_server.call("tasks.add_or_update_artifacts", task=task, artifacts=[artifact])
     with pytest.raises(ServerRefused, match="expected=created"):
-        clearml_server.edit(task, {"training/lr": "0.5"})
+        item = {"section": "training", "name": "lr", "value": "0.5"}
+        clearml_server.call("tasks.edit_hyper_params", task=task, hyperparams=[item])
     clearml_server.call("tasks.completed", task=task)
     with pytest.raises(ServerRefused, match="expected=created"):
         clearml_server.call("tasks.add_or_update_artifacts", task=task, artifacts=[artifact])
     with pytest.raises(ServerRefused, match="Invalid status change"):
         clearml_server.enqueue(task)
-    clearml_server.edit(task, {"properties/note": "sweet"})
+    note = {"section": "properties", "name": "note", "value": "sweet"}
+    clearml_server.call("tasks.edit_hyper_params", task=task, hyperparams=[note])
     assert send_events(clearml_server, scalar(task, 1.0, 0)).status_code == 200
 
 
@@ -301,6 +303,7 @@ def test_the_double_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
     double.stop()
 
 
+@pytest.mark.agent
 @pytest.mark.slow
 @pytest.mark.parametrize("system_site_packages", [False, True], ids=["own packages", "system packages"])
 def test_the_agent_executes_a_clone_with_its_edit(
@@ -322,7 +325,6 @@ def test_the_agent_executes_a_clone_with_its_edit(
     clone = clearml_server.clone(task["id"], "with another rate")
     clearml_server.edit(clone, {"training/lr": "0.5"})
     run = clearml_agent.execute(clone, system_site_packages=system_site_packages, packages=["clearml", "numpy"])
-    print(run.output)
     assert run.status == "completed", run.output
     assert "lr is 0.5" in clearml_server.console(clone)
     numpy_is = run.output.rpartition("numpy is ")[2].splitlines()[0]

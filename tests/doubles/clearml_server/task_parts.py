@@ -46,6 +46,7 @@ def add_or_update_model(store: Store, body: Body) -> Record:
     store.get("model", body["model"])
     others = [entry for entry in task["models"].get(body["type"], []) if entry["name"] != body["name"]]
     task["models"][body["type"]] = [*others, {"name": body["name"], "model": body["model"]}]
+    task["last_iteration"] = max(task["last_iteration"], body.get("iteration") or 0)
     touch(task)
     return {"updated": 1}
 
