@@ -103,7 +103,7 @@ def test_what_has_no_section_may_be_named_as_on_the_task() -> None:
     ],
 )
 def test_a_notation_that_means_nothing_is_refused(params: list[str], said: str) -> None:
-    space, mistakes = read_space(params, [])
+    _, mistakes = read_space(params, [])
     assert len(mistakes) == 1
     assert said in f"{mistakes[0].message} {mistakes[0].hint}"
 
