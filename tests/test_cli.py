@@ -392,8 +392,12 @@ def test_sources_that_are_not_here_and_bare_sizes_are_refused_together(capsys: p
     err = capsys.readouterr().err
     assert "2 mistakes" in err and "no `cvat` source" in err
     assert "'base' is a size without a family" in err and "yolox-nano" in err
-    assert main(["train", "--minio-bucket", "b", "--minio-prefix", "p"]) == 2
-    assert "no `minio` source" in capsys.readouterr().err
+
+
+def test_flags_of_a_bucket_choose_the_source_and_its_settings() -> None:
+    written = values("--minio-bucket", "b", "--minio-prefix", "p/q", "--minio-endpoint", "http://h:9000")
+    assert written["data.source"] == "s3"
+    assert [written[f"data.s3.{key}"] for key in ("bucket", "prefix", "endpoint")] == ["b", "p/q", "http://h:9000"]
 
 
 def test_a_source_that_a_plugin_provides_is_used_by_its_flag() -> None:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from detloom.config import load_saved, resolve
+from detloom.data.fetch import plan_of_run
 from detloom.data.load import load_dataset
 from detloom.data.summary import log_data, record_data
 from detloom.distributed import rank, world_size
@@ -98,7 +99,8 @@ def _run_tracked(
 ) -> None:
     check_early(resolved, host, resuming=folder is not None)
     with Reading("reading the data") as reading:
-        dataset = load_dataset(resolved, host, progress=reading.update)
+        before = None if folder is None else plan_of_run(folder, resolved)
+        dataset = load_dataset(resolved, host, progress=reading.update, before=before)
     resolved = resolved.with_data({"model.num_classes": len(dataset.class_map)}, place=dataset.name)
     model = build_model(resolved, host, dataset, pretrained=folder is None)
     is_new = folder is None
@@ -215,7 +217,7 @@ def describe_start(given: Given, session: Session) -> None:
         trackers={name: dict(tracker.identity()) for name, tracker in given.trackers.items()},
         device=device_name(session.device),
         precision=str(session.precision).removeprefix("torch."),
-        data=DataIdentity(name=dataset.name, digest=dataset.digest),
+        data=DataIdentity(name=dataset.name, digest=dataset.digest, source=dataset.source, revision=dataset.revision),
         classes=dataset.class_map.names,
         model=ModelRecord(
             type=given.host.qualified(model.spec),

@@ -15,6 +15,7 @@ from detloom_schemas.base import Names, Probability, Resolution, Settings, choic
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None
 
 
 class TrainingConfig(Settings):
@@ -119,6 +120,52 @@ class LocalDataSource(Settings):
     test: Annotated[str | None, local_path("annotation file of the test split")] = None
 
 
+class MinIODataSource(Settings):
+    """Data in a bucket of MinIO or of any other S3 server. Keys come from the environment."""
+
+    endpoint: Annotated[
+        str | None,
+        Field(description="http://HOST:9000, https://HOST or HOST:PORT; none: the environment's MINIO_ENDPOINT"),
+    ] = None
+    secure: Annotated[
+        bool | None,
+        Field(description="TLS, for an endpoint without a scheme; none: yes, unless MINIO_SECURE says no"),
+    ] = None
+    bucket: Annotated[str, Field(description="name of the bucket")] = ""
+    prefix: Annotated[str, Field(description="folder in the bucket, or one archive; empty: the whole bucket")] = ""
+    region: Annotated[str | None, Field(description="region of the bucket; none: the server is asked")] = None
+    access_key_env: Annotated[
+        EnvironmentName,
+        Field(
+            description="name of the environment variable with the access key; none: MINIO_ACCESS_KEY or "
+            "AWS_ACCESS_KEY_ID"
+        ),
+    ] = None
+    secret_key_env: Annotated[
+        EnvironmentName,
+        Field(
+            description="name of the environment variable with the secret key; none: MINIO_SECRET_KEY or "
+            "AWS_SECRET_ACCESS_KEY"
+        ),
+    ] = None
+    session_token_env: Annotated[
+        EnvironmentName,
+        Field(
+            description="name of the environment variable with a session token; none: MINIO_SESSION_TOKEN or "
+            "AWS_SESSION_TOKEN"
+        ),
+    ] = None
+    anonymous: Annotated[bool, Field(description="ask without keys, as for public buckets")] = False
+    unpack: Annotated[
+        bool,
+        Field(
+            description="unpack archives (zip, tar): one alone becomes the data's folder, each of several a folder "
+            "of its name"
+        ),
+    ] = True
+    downloads: Annotated[int, Field(ge=1, le=64, description="objects fetched at the same time")] = 8
+
+
 class DataSplitConfig(Settings):
     """How data without a validation split are split: by image content, stable when images are added."""
 
@@ -138,6 +185,9 @@ class DataConfig(Settings):
     allow: Annotated[
         Names, Field(description="codes of errors that do not stop a training; what they name is left out")
     ] = ()
+    fetch_deadline: Annotated[
+        float, Field(gt=0, description="seconds that fetching the data may take, with all retries")
+    ] = 14400.0
     num_workers: Annotated[
         Annotated[int, Field(ge=0, le=256)] | Literal["auto"],
         Field(description="processes that read and augment; auto: by the number of cores"),

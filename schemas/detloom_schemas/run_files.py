@@ -30,10 +30,13 @@ class RunFile(BaseModel):
 
 
 class DataIdentity(RunFile):
-    """Which data: name and content digest."""
+    """Which data: name and content digest. source: where they came from; revision: what they were there, changing
+    when their content changes."""
 
     name: str = ""
     digest: str = ""
+    source: str = ""
+    revision: str = ""
 
 
 class GitState(RunFile):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from detloom.cli.data_options import FILES, UNUSED, named_data
+from detloom.cli.source_options import add_source_arguments, sources_as_arguments
 from detloom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,15 +20,17 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", metavar="DATA", help="folder of the data set, or one COCO json")
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML, JSON or TOML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
+    add_source_arguments(parser)
 
 
 def resolve_data(
     args: argparse.Namespace, host: PluginHost, more: Mapping[str, tuple[str, str]] | None = None
 ) -> ResolvedConfig:
     """The configuration that the arguments mean. more: key to (text, flag). Raises ConfigError, UsageError."""
-    from detloom.config import file_layer, mapping_layer, resolve, text_layer
+    from detloom.config import file_layer, load_env, mapping_layer, resolve, text_layer
 
-    written = named_data(args)
+    load_env()
+    written = named_data(args, host)
     for setting in args.set:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
@@ -49,4 +52,4 @@ def as_arguments(args: argparse.Namespace) -> str:
         parts += ["--config", path]
     for setting in args.set:
         parts += ["--set", setting]
-    return shlex.join(parts)
+    return " ".join(part for part in (shlex.join(parts), sources_as_arguments(args)) if part)

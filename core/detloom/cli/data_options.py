@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detloom.cli import console
-from detloom.errors import DataError, UsageError
+from detloom.cli.source_options import add_source_arguments, given_flags, written_sources
+from detloom.errors import ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
     from detloom.config import Layer, ResolvedConfig
@@ -30,6 +31,12 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, metavar="PATH", help=text)
 
 
+def add_named_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """For commands that otherwise use the data of the model's run."""
+    add_file_arguments(parser)
+    add_source_arguments(parser)
+
+
 def add_set_argument(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"such as {example}")
 
@@ -48,14 +55,28 @@ def settings_of(args: argparse.Namespace, sections: tuple[str, ...]) -> list[tup
     return found
 
 
-def named_data(args: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """(key, text, flag) of the data that the command line names; empty when it names none."""
+def names_data(args: argparse.Namespace) -> bool:
+    """Whether the command line says which data are meant."""
+    return bool(args.data or given_flags(args) or any(_given(args, flag) for flag, _, _ in FILES))
+
+
+def named_data(args: argparse.Namespace, host: PluginHost) -> list[tuple[str, str, str]]:
+    """(key, text, flag) of the data that the command line names; empty when it names none. Raises ConfigError for a
+    source that no plugin provides."""
     found = [("data.local.path", str(args.data), "DATA")] if args.data else []
     for flag, key, _ in FILES:
-        value = getattr(args, flag.removeprefix("--"), None)
+        value = _given(args, flag)
         if value:
             found.append((key, value, flag))
-    return found
+    entries, mistakes = written_sources(args, host)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return [*found, *((entry.key, entry.text, entry.flag) for entry in entries)]
+
+
+def _given(args: argparse.Namespace, flag: str) -> str | None:
+    value: str | None = getattr(args, flag.removeprefix("--"), None)
+    return value
 
 
 def saved_document(path: Path) -> Mapping[str, Any] | None:
@@ -102,9 +123,10 @@ def data_config(
 
     Raises UsageError when neither the command line nor a run says where the data are.
     """
-    from detloom.config import mapping_layer, resolve, text_layer
+    from detloom.config import load_env, mapping_layer, resolve, text_layer
 
-    elsewhere = any(key.startswith("data.local.") for key, _, _ in named)
+    load_env()
+    elsewhere = any(key == "data.source" or _is_of_source(key) for key, _, _ in named)
     if document is None and not elsewhere:
         raise UsageError(
             "no data were named, and the model lies in no run's folder whose data could be used",
@@ -116,6 +138,11 @@ def data_config(
     return resolve(host, [*layers, text_layer(named)])
 
 
+def _is_of_source(key: str) -> bool:
+    """`data.local.path` and the like."""
+    return key.startswith("data.") and key.count(".") > 1 and not key.startswith("data.split.")
+
+
 def _any_model(host: PluginHost) -> dict[str, str]:
     """A configuration names a model; which one does not matter for reading data."""
     from detloom.specs import ModelSpec
@@ -124,13 +151,16 @@ def _any_model(host: PluginHost) -> dict[str, str]:
     return {"model.type": host.qualified(specs[0])} if specs else {}
 
 
-def read_dataset(config: ResolvedConfig, host: PluginHost, *, as_trained: bool) -> Dataset:
-    """as_trained: divided as for the training; else the splits that the data themselves have."""
+def read_dataset(config: ResolvedConfig, host: PluginHost, *, as_trained: bool, model: Path | None = None) -> Dataset:
+    """as_trained: divided as for the training; else the splits that the data themselves have. model: of the run whose
+    data these are; what was fetched for it is used again."""
+    from detloom.data.fetch import plan_of_run
     from detloom.data.load import load_dataset
     from detloom.progress import Reading
 
+    before = None if model is None else plan_of_run(model, config)
     with Reading("reading the data") as reading:
-        dataset = load_dataset(config, host, progress=reading.update, for_training=as_trained)
+        dataset = load_dataset(config, host, progress=reading.update, for_training=as_trained, before=before)
     for finding in dataset.findings:
         if finding.severity == "warning":
             count = f" (x{finding.count})" if finding.count > 1 else ""

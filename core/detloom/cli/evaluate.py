@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.cli import console
 from detloom.cli.data_options import (
-    add_file_arguments,
+    add_named_data_arguments,
     add_set_argument,
     data_config,
     named_data,
+    names_data,
     read_dataset,
     saved_document,
     settings_of,
@@ -32,7 +33,7 @@ SAME = 1e-9
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN|FILE", help="a run's folder, a checkpoint (.pt) or an exported file")
     parser.add_argument("data", nargs="?", metavar="DATA", help="folder or COCO json; without it: the run's own data")
-    add_file_arguments(parser)
+    add_named_data_arguments(parser)
     parser.add_argument(
         "--split",
         default="auto",
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = predictor.with_rule(args.score, args.nms, args.max_detections)
     dataset = _dataset(args, host)
     trained_on = ((predictor.runtime.manifest or {}).get("data") or {}).get("digest")
-    if not named_data(args) and trained_on and trained_on != dataset.digest:
+    if not names_data(args) and trained_on and trained_on != dataset.digest:
         console.warning(
             f"{dataset.name} is not what the run was trained on: other data lie there, or they have changed"
         )
@@ -102,9 +103,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dataset(args: argparse.Namespace, host: PluginHost) -> Dataset:
-    named = named_data(args)
+    named = named_data(args, host)
     config = data_config([*named, *settings_of(args, ("data.",))], saved_document(Path(args.model)), host)
-    return read_dataset(config, host, as_trained=not named)
+    return read_dataset(config, host, as_trained=not named, model=None if named else Path(args.model))
 
 
 def choose_splits(dataset: Dataset, wanted: str) -> list[Split]:

@@ -134,9 +134,10 @@ class _Evidence:
 def _validation(args: argparse.Namespace, model: TrainedModel, host: PluginHost) -> tuple[Dataset, Split]:
     from detloom.prediction import check_classes
 
-    named = named_data(args)
+    named = named_data(args, host)
     try:
-        dataset = read_dataset(data_config(named, model.config, host), host, as_trained=not named)
+        config = data_config(named, model.config, host)
+        dataset = read_dataset(config, host, as_trained=not named, model=None if named else model.path)
     except DataError as error:
         if named:
             raise

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from detloom.cli.source_options import add_source_arguments, written_sources
+
 if TYPE_CHECKING:
     from detloom.config.layers import Entry, Layer
     from detloom.errors import Mistake
@@ -83,9 +85,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(alias.flag, dest=alias.dest, metavar="VALUE", help=alias.help)
     parser.add_argument("--resolution", nargs="+", metavar="PIXELS", help="640, or 480x640 (height x width)")
     parser.add_argument("--tensorboard", action="store_true", help="add the TensorBoard logger")
-    parser.add_argument("--cvat-task-ids", nargs="+", metavar="ID", help="train on these CVAT tasks")
-    parser.add_argument("--minio-bucket", metavar="NAME", help="train on data in this bucket")
-    parser.add_argument("--minio-prefix", metavar="PREFIX", help="where in the bucket")
+    add_source_arguments(parser)
 
 
 def rewrite_keys(arguments: list[str]) -> list[str]:
@@ -180,30 +180,10 @@ class _CommandLine:
 
 
 def _add_sources(args: argparse.Namespace, collected: _CommandLine) -> None:
-    if args.cvat_task_ids:
-        _add_source(collected, "cvat", "--cvat-task-ids", {"task_ids": args.cvat_task_ids})
-    bucket = {"bucket": args.minio_bucket, "prefix": args.minio_prefix}
-    given = {key: value for key, value in bucket.items() if value is not None}
-    if given:
-        _add_source(collected, "minio", f"--minio-{next(iter(given))}", given)
-
-
-def _add_source(collected: _CommandLine, name: str, flag: str, settings: dict[str, Any]) -> None:
-    """Use the source of this name with these settings, if a plugin provides it."""
-    from detloom.specs import SourceSpec
-
-    host = collected.host
-    spec = host.find(SourceSpec, name)
-    if spec is None:
-        known = ", ".join(host.qualified(other) for other in host.specs(SourceSpec)) or "none"
-        hint = f"sources here: {known}; data in a folder need only its path"
-        collected.refuse("data.source", flag, f"this version has no `{name}` source", hint)
-        return
-    first_party = host.plugin_of(spec).origin == "first-party"
-    prefix = f"data.{spec.settings_key}" if first_party else f"data.plugins.{spec.settings_key}"
-    collected.add("data.source", host.qualified(spec), flag)
-    for key, value in settings.items():
-        collected.add(f"{prefix}.{key}", value, flag)
+    entries, mistakes = written_sources(args, collected.host)
+    for entry in entries:
+        collected.add(entry.key, entry.value, entry.flag)
+    collected.mistakes += mistakes
 
 
 def _add_tensorboard(collected: _CommandLine, files: Sequence[Layer]) -> None:

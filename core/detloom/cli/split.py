@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         dataset = load_dataset(config, host, progress=reading.update)
     if not any(finding.code == "split-made" for finding in dataset.findings):
         raise UsageError(
-            f"{args.data} has a validation split already", hint="name one json to split it: detloom split FILE.json"
+            f"{dataset.name} has a validation split already", hint="name one json to split it: detloom split FILE.json"
         )
     _write(dataset, writer, out, args.copy)
     console.write(_summary(dataset))
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _without_shares(args: argparse.Namespace) -> argparse.Namespace:
     """--val and --test are shares here, not annotation files."""
-    return argparse.Namespace(data=args.data, images=args.images, config=args.config, set=args.set)
+    return argparse.Namespace(**{name: value for name, value in vars(args).items() if name not in ("val", "test")})
 
 
 def _refuse_used(out: Path) -> None:

@@ -83,7 +83,8 @@ class Split:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """splits: `train`, `val` and, where the data have one, `test`."""
+    """splits: `train`, `val` and, where the data have one, `test`. source, revision: where they came from, and what
+    they were there (see detloom.data.records.SourcePlan)."""
 
     name: str
     class_map: ClassMap
@@ -93,3 +94,5 @@ class Dataset:
     has_boxes: bool = True
     has_masks: bool = False
     has_keypoints: bool = False
+    source: str = ""
+    revision: str = ""

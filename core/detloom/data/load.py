@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detloom.data.facts import Progress, cache_dir
+from detloom.data.facts import Progress
+from detloom.data.fetch import fetch_tree
 from detloom.data.findings import IMAGE_ERRORS, DataRefusedError, refused, useless_codes
 from detloom.data.inspect import Inspection, inspect_dataset
 from detloom.data.splitting import SplitShares
@@ -19,7 +20,7 @@ from detloom.host import describe
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
     from detloom.data.dataset import Dataset
-    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord
+    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, SourcePlan
     from detloom.host import PluginHost
     from detloom.specs import Format, FormatSpec
 
@@ -49,14 +50,20 @@ class CheckReport:
 
 
 def load_dataset(
-    config: ResolvedConfig, host: PluginHost, *, progress: Progress | None = None, for_training: bool = True
+    config: ResolvedConfig,
+    host: PluginHost,
+    *,
+    progress: Progress | None = None,
+    for_training: bool = True,
+    before: SourcePlan | None = None,
 ) -> Dataset:
     """Raises DataError when the data are not there, and DataRefusedError for findings that are errors and not allowed.
 
     for_training: data without a validation split are split; without it the splits are taken as they are (one json
-    for everything is then the split `all`). progress(images done, images).
+    for everything is then the split `all`). progress(images done, images). before: what the data were for an earlier
+    run; used as they were then where this machine still has them.
     """
-    name, dataset, findings = _read(config, host, progress, for_training)
+    name, dataset, findings = _read(config, host, progress, for_training, before)
     for remark in useless_codes(config.config.data.allow, findings):
         log.warning("data.allow: %s", remark)
     if dataset is None or refused(findings, config.config.data.allow):
@@ -74,28 +81,23 @@ def check(
 
 
 def _read(
-    config: ResolvedConfig, host: PluginHost, progress: Progress | None, for_training: bool
+    config: ResolvedConfig,
+    host: PluginHost,
+    progress: Progress | None,
+    for_training: bool,
+    before: SourcePlan | None = None,
 ) -> tuple[str, Dataset | None, tuple[Finding, ...]]:
     data = config.config.data
-    tree = fetch_tree(config, host)
+    fetched = fetch_tree(config, host, before)
+    tree = fetched.tree
     spec, chosen = choose_format(config, host, tree)
     shares = SplitShares(data.split.val, data.split.test, data.split.seed)
     options = ReadOptions(shares, for_training, progress)
     name = data_name(tree)
     dataset, findings = validate(name, _records(host, spec, chosen, tree), options)
+    if dataset is not None:
+        dataset = replace(dataset, source=fetched.plan.identity, revision=fetched.plan.revision)
     return name, dataset, findings
-
-
-def fetch_tree(config: ResolvedConfig, host: PluginHost) -> DataTree:
-    """Bring the data to this machine."""
-    from detloom.specs import FetchContext, SourceSpec
-
-    spec = host.get(SourceSpec, config.config.data.source)
-    owner = host.plugin_of(spec).name
-    with host.blamed(spec):
-        source = spec.build(config.settings(spec))
-        plan = source.plan()
-        return source.fetch(plan, cache_dir() / "sources" / owner / spec.name / plan.revision, FetchContext())
 
 
 def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> tuple[FormatSpec, Format]:

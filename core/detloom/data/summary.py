@@ -33,6 +33,8 @@ def record_data(path: Path, dataset: Dataset) -> DataRecord:
     record = DataRecord(
         name=dataset.name,
         digest=dataset.digest,
+        source=dataset.source,
+        revision=dataset.revision,
         has_masks=dataset.has_masks,
         splits={name: _split_statistics(split) for name, split in dataset.splits.items()},
         classes=classes,
