@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
     from detloom.host import PluginHost
 
-TOOLING = {"dev"}
+TOOLING = {"dev", "tune"}
 """Extras of Detloom that no run needs."""
 
 _REQUIREMENT = re.compile(r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(?P<extras>\[[^\]]*\])?")
