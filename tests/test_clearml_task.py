@@ -385,3 +385,43 @@ def test_the_checkout_that_runs_is_not_named_by_its_folder_alone(tracked: Place,
     script = clearml_server.tasks()[0]["script"]
     assert script["entry_point"] == "run_training.py" and "torch==" in script["requirements"]["pip"]
     assert "detloom" not in script["requirements"]["pip"] and os.fspath(ROOT) not in script["repository"]
+
+
+# ---- outages ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", ["503 to the end", "gone", "tokens expired"])
+def test_a_run_ends_well_whatever_becomes_of_its_server(
+    trouble: str, place: Place, own_clearml_server: ClearMLServer
+) -> None:
+    server = own_clearml_server
+    place.more = server.environ()
+    process = place.start(*SMALL, "--epochs", "8", "--name", "troubled", *settings(close_timeout=6))
+    task = wait_for_task(server, process, "troubled")
+    if trouble == "gone":
+        server.double.stop()
+    elif trouble == "503 to the end":
+        server.fault("*", status=503)
+    else:
+        server.expire_tokens()
+    run = place.folder / "runs" / "troubled"
+    while not (run / "report.html").exists() and process.poll() is None:
+        time.sleep(0.1)
+    began = time.monotonic()
+    done = ended(process)
+    assert done.code == 0, done.err
+    assert record_of(run)["status"] == "completed"
+    assert time.monotonic() - began < 40, "closing is bounded by 6 s for the reports and half of it for the task"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    expected = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row and "epoch/time_s" not in row]
+    assert [step for step, _ in expected] == list(range(1, 17))
+    if trouble == "gone":
+        assert "detloom clearml send" in done.err
+        return
+    if trouble == "503 to the end":
+        assert "detloom clearml send" in done.err
+        server.clear_faults()
+        sent = place.run("clearml", "send", run)
+        assert sent.code == 0, sent.err
+    assert scalars(server, task, "train", "loss") == expected, "each number once, in order"
+    assert server.task(task)["status"] == "completed"

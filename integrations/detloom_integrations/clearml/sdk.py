@@ -35,3 +35,13 @@ def close_task(task: Any, status: str, error: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         task.close()
+
+
+def abandon_sdk() -> None:
+    """The SDK did not come back from its own end: nothing of it may hold up the end of the process either. At exit
+    `logging` would close its handlers, which wait for the server without limit."""
+    for reference in list(getattr(logging, "_handlerList", ())):
+        handler = reference()
+        if handler is not None and type(handler).__module__.partition(".")[0] == "clearml":
+            handler.flush = handler.close = lambda: None
+            logging.getLogger().removeHandler(handler)

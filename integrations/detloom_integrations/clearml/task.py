@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -165,7 +165,8 @@ class TaskTracker:
             return
         if self.remote:
             self._init(self._record["project"], self._record["name"])
-        changes: dict[str, Any] = {key: self._record[key] for key in ("hyperparams", "configuration", "script") if key in self._record}
+        parts = ("hyperparams", "configuration", "script")
+        changes: dict[str, Any] = {key: self._record[key] for key in parts if key in self._record}
         if not self.remote:
             changes["tags"] = self._record["tags"]
         self.server.call("tasks.edit", task=self.task_id, force=True, **changes)
@@ -242,8 +243,19 @@ class TaskTracker:
     def close(self, status: str, error: str) -> None:
         """End the task. Never takes longer than `close_timeout`, half of which the SDK may use."""
         if self.server is not None and self.task_id:
-            _bounded(lambda: self._end(status, error), self.settings.close_timeout / 2)
+            self._end_in_time(status, error, self.settings.close_timeout / 2)
         self._over.set()
+
+    def _end_in_time(self, status: str, error: str, seconds: float) -> None:
+        """In a thread, which does not outlive the process when it hangs."""
+        from detloom_integrations.clearml.sdk import abandon_sdk
+
+        thread = threading.Thread(target=self._end, args=(status, error), name="clearml-close", daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if thread.is_alive():
+            abandon_sdk()
+            log.warning("ClearML did not take the end of the run in %.0f s; the run is whole without it", seconds)
 
     def _end(self, status: str, error: str) -> None:
         from detloom_integrations.clearml.sdk import close_task
@@ -288,12 +300,3 @@ def _value(config: TrackedConfig, key: str) -> Any:
     for part in key.split("."):
         node = node[part]
     return node
-
-
-def _bounded(action: Callable[[], None], seconds: float) -> None:
-    """Run it in a thread and wait so long at most; a thread that hangs does not outlive the process."""
-    thread = threading.Thread(target=action, name="clearml-close", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        log.warning("ClearML did not take the end of the run in %.0f s; the run is whole without it", seconds)

@@ -21,10 +21,14 @@ from urllib.parse import unquote
 from detloom.errors import DataError
 from detloom.files import sha256_of
 from detloom_integrations.clearml import events
+from detloom_integrations.clearml.server import ServerRefusedError
 from detloom_integrations.clearml.storage import Storage
 
 if TYPE_CHECKING:
     from detloom_integrations.clearml.server import Server
+
+WRONG_STATUS = 110
+"""The server's number for: not in this state of the task."""
 
 FOLDER = "clearml"
 """In the run's folder: what waits, and what is on its way."""
@@ -129,7 +133,13 @@ class Uploader:
             },
             "display_data": [["file", path.name]],
         }
-        self._server.call("tasks.add_or_update_artifacts", task=self._task, artifacts=[artifact], force=True)
+        try:
+            self._server.call("tasks.add_or_update_artifacts", task=self._task, artifacts=[artifact], force=True)
+        except ServerRefusedError as error:
+            execution = self._of_ended_task(error, "execution")["execution"]
+            others = [one for one in execution.get("artifacts") or [] if one["key"] != upload.name]
+            execution["artifacts"] = [*others, artifact]
+            self._server.call("tasks.edit", task=self._task, force=True, execution=execution)
 
     def _image(self, upload: Upload, path: Path) -> None:
         title, series = events.title_and_series(upload.name)
@@ -155,14 +165,7 @@ class Uploader:
         else:
             model = known["id"]
             self._server.call("models.edit", model=model, task=self._task, **about)
-        self._server.call(
-            "tasks.add_or_update_model",
-            task=self._task,
-            name=upload.name,
-            model=model,
-            type="output",
-            iteration=upload.step,
-        )
+        self._link_model(upload.name, model, "output", iteration=upload.step)
 
     def _create_model(self, name: str, about: Mapping[str, Any]) -> str:
         base = self._base_model()
@@ -188,7 +191,25 @@ class Uploader:
             model = self._server.call(
                 "models.create", name=upload.name, uri=url, framework=framework, tags=list(upload.tags), ready=False
             )["id"]
-        self._server.call("tasks.add_or_update_model", task=self._task, name=upload.name, model=model, type="input")
+        self._link_model(upload.name, model, "input")
+
+    def _link_model(self, name: str, model: str, role: Literal["input", "output"], **more: int) -> None:
+        try:
+            self._server.call("tasks.add_or_update_model", task=self._task, name=name, model=model, type=role, **more)
+        except ServerRefusedError as error:
+            models = self._of_ended_task(error, "models")["models"]
+            models[role] = [
+                *(one for one in models.get(role) or [] if one["name"] != name),
+                {"name": name, "model": model},
+            ]
+            self._server.call("tasks.edit", task=self._task, force=True, models=models)
+
+    def _of_ended_task(self, refusal: ServerRefusedError, *fields: str) -> dict[str, Any]:
+        """A task that was aborted takes additions no more, only edits: its fields. Raises any other refusal."""
+        if refusal.subcode != WRONG_STATUS:
+            raise refusal
+        found = self._server.call("tasks.get_all", id=[self._task], only_fields=list(fields))["tasks"][0]
+        return {field: found.get(field) or {} for field in fields}
 
     def _base_model(self) -> str | None:
         task = self._server.call("tasks.get_all", id=[self._task], only_fields=["models.input"])["tasks"][0]
