@@ -13,6 +13,7 @@ from detloom.config.advice import looks_like_secret
 from detloom.errors import DetloomError, UsageError
 from detloom.repository import RepositoryError, find_repository, is_in_commit, shorten
 from detloom.specs import Submission, TrackedConfig
+from detloom_integrations.clearml.naming import short_names, task_name, value_of
 from detloom_integrations.clearml.parameters import configuration_of, hyperparams_of
 from detloom_integrations.clearml.script import Script, describe_script
 
@@ -68,7 +69,11 @@ def submit(settings: ClearMLConfig, submission: Submission) -> str:
 
 def refusals(submission: Submission, script: Script) -> list[str]:
     """Why the run cannot be executed elsewhere: a sentence each, with its remedy."""
-    found = [*script.problems, *_short_names(submission.config), *_secrets(submission.config)]
+    found = [
+        *script.problems,
+        *(f"{key}: {message}" for key, message in short_names(submission.config)),
+        *_secrets(submission.config),
+    ]
     if submission.paths_exist_remotely:
         return found
     vouch = "or vouch for it with --paths-exist-remotely"
@@ -86,21 +91,6 @@ def refusals(submission: Submission, script: Script) -> list[str]:
         if not _comes_with_repository(path, script):
             found.append(f"{key} names a path of this machine, {path}: {_remedy(key)}, {vouch}")
     return found
-
-
-def value_of(config: TrackedConfig, key: str) -> Any:
-    """The value at a dotted key, as JSON holds it."""
-    node: Any = config.document
-    for part in key.split("."):
-        node = node[part]
-    return node
-
-
-def _short_names(config: TrackedConfig) -> Iterator[str]:
-    for key in ("experiment.project", "experiment.name"):
-        text = value_of(config, key)
-        if text is not None and len(str(text).strip()) < 3:
-            yield f"{key} is {text!r}, and ClearML takes names of at least 3 characters: take a longer one"
 
 
 def _secrets(config: TrackedConfig) -> Iterator[str]:
@@ -171,7 +161,7 @@ def _project(server: Server, name: str) -> str:
 def _task(settings: ClearMLConfig, config: TrackedConfig, script: Script) -> dict[str, Any]:
     """The body of `tasks.create`."""
     return {
-        "name": str(value_of(config, "experiment.name") or value_of(config, "model.type")),
+        "name": task_name(config),
         "type": "training",
         "tags": list(value_of(config, "experiment.tags")),
         "comment": config.command,

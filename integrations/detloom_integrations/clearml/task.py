@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from detloom.errors import ConfigError, DetloomError, Mistake
 from detloom.specs import LoggerContext, TrackedConfig, TrackerReply
 from detloom_integrations.clearml.environment import is_agent
+from detloom_integrations.clearml.naming import short_names, task_name, value_of
 from detloom_integrations.clearml.parameters import configuration_of, hyperparams_of, read_edits
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from detloom_schemas.config import ClearMLConfig
 
 log = logging.getLogger("detloom")
-
-SHORTEST_NAME = 3
-"""The server refuses shorter names of projects and tasks."""
 
 ABORT_POLL_S = 5.0
 STATUS_ACTIONS = {"failed": "tasks.failed", "interrupted": "tasks.stopped", "completed": "tasks.completed"}
@@ -66,7 +64,7 @@ class TaskTracker:
     def connect(self, config: TrackedConfig) -> TrackerReply:
         """Open the task. Under an agent: what its parameters say, as edits of the configuration it was made with."""
         self.remote = is_agent(os.environ)
-        self._named_by_user = _value(config, "experiment.name") is not None
+        self._named_by_user = value_of(config, "experiment.name") is not None
         if self.remote:
             return self._open_remote()
         _refuse_short_names(config)
@@ -106,7 +104,7 @@ class TaskTracker:
         if before and self._exists(before):
             self.task_id = before
             self._continued = True
-        self._init(_value(config, "experiment.project"), _task_name(config))
+        self._init(value_of(config, "experiment.project"), task_name(config))
 
     def _exists(self, task_id: str) -> bool:
         from detloom_integrations.clearml.server import ServerRefusedError
@@ -147,9 +145,9 @@ class TaskTracker:
         """Write what will really be run: parameters, baseline and, for a task made here, the script."""
         self.settings = settings
         self._record = {
-            "project": _value(config, "experiment.project"),
-            "name": _task_name(config),
-            "tags": list(_value(config, "experiment.tags")),
+            "project": value_of(config, "experiment.project"),
+            "name": task_name(config),
+            "tags": list(value_of(config, "experiment.tags")),
             "type": "training",
             "hyperparams": hyperparams_of(config),
             "configuration": configuration_of(config),
@@ -280,23 +278,7 @@ class TaskTracker:
 
 
 def _refuse_short_names(config: TrackedConfig) -> None:
-    mistakes = []
-    for key in ("experiment.project", "experiment.name"):
-        text = _value(config, key)
-        if text is not None and len(text.strip()) < SHORTEST_NAME:
-            message = f"found {text!r}; ClearML takes names of at least {SHORTEST_NAME} characters"
-            mistakes.append(Mistake(key, "", message, "take a longer one, or train with --no-clearml"))
+    hint = "take a longer one, or train with --no-clearml"
+    mistakes = [Mistake(key, "", message, hint) for key, message in short_names(config)]
     if mistakes:
         raise ConfigError(mistakes)
-
-
-def _task_name(config: TrackedConfig) -> str:
-    return str(_value(config, "experiment.name") or _value(config, "model.type"))
-
-
-def _value(config: TrackedConfig, key: str) -> Any:
-    """The value itself, as JSON holds it."""
-    node: Any = config.document
-    for part in key.split("."):
-        node = node[part]
-    return node
