@@ -36,6 +36,16 @@ def _one_or_more(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+
+
+def _one_or_more_numbers(value: Any) -> Any:
+    """`7` means `[7]`; `7, 8` means `[7, 8]`."""
+    if isinstance(value, str):
+        return tuple(part for part in re.split(r"[\s,]+", value.strip()) if part)
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_one_or_more_numbers)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 

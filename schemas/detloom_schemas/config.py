@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detloom_schemas.base import Names, Probability, Resolution, Settings, choice, local_path
+from detloom_schemas.base import Names, Numbers, Probability, Resolution, Settings, choice, local_path
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -164,6 +164,50 @@ class MinIODataSource(Settings):
         ),
     ] = True
     downloads: Annotated[int, Field(ge=1, le=64, description="objects fetched at the same time")] = 8
+
+
+class CVATDataSource(Settings):
+    """Tasks, projects and jobs of a CVAT server. Credentials come from the environment."""
+
+    url: Annotated[
+        str | None, Field(description="address of the server; none: the environment's CVAT_URL or CVAT_HOST")
+    ] = None
+    task_ids: Annotated[Numbers, Field(description="tasks, by number")] = ()
+    project_ids: Annotated[Numbers, Field(description="projects: all their tasks")] = ()
+    job_ids: Annotated[Numbers, Field(description="jobs, where not their whole tasks are wanted")] = ()
+    organization: Annotated[
+        str | None,
+        Field(description="short name of the organisation; empty: your own space; none: everything that you can see"),
+    ] = None
+    downloader: Annotated[
+        Literal["auto", "sdk", "http-v2", "http-v1"],
+        Field(
+            description="sdk: through the cvat-sdk; http-v2: plain HTTP; http-v1: as old servers export; auto: the "
+            "first of these that fits the server"
+        ),
+    ] = "auto"
+    export: Annotated[
+        Literal["auto", "task", "jobs", "frames"],
+        Field(
+            description="task: each whole; jobs: job by job; frames: annotations, and pictures one by one; auto: the "
+            "next of these where one fails, as exports do that are too big for the server"
+        ),
+    ] = "auto"
+    timeout: Annotated[float, Field(gt=0, description="seconds that the server may be silent")] = 60.0
+    username_env: Annotated[
+        EnvironmentName, Field(description="name of the environment variable with the user; none: CVAT_USERNAME")
+    ] = None
+    password_env: Annotated[
+        EnvironmentName, Field(description="name of the environment variable with the password; none: CVAT_PASSWORD")
+    ] = None
+    token_env: Annotated[
+        EnvironmentName,
+        Field(description="name of the environment variable with the key that a login gave; none: CVAT_TOKEN"),
+    ] = None
+    access_token_env: Annotated[
+        EnvironmentName,
+        Field(description="name of the environment variable with a personal access token; none: CVAT_ACCESS_TOKEN"),
+    ] = None
 
 
 class DataSplitConfig(Settings):
