@@ -269,7 +269,7 @@ def test_split_writes_all_or_nothing(tmp_path: Path, cli: Callable[..., Any]) ->
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from detloom.cli import split
+    from detloom.cli import data_output
     from detloom.errors import DetloomError
 
     class Broken:
@@ -278,10 +278,10 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
             raise OSError(28, "No space left on device")
 
     with pytest.raises(DetloomError, match="No space left"):
-        split._write(None, Broken(), tmp_path / "out", False)  # type: ignore[arg-type]
+        data_output.write_whole(None, Broken(), tmp_path / "out", False)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError):
-        split._refuse_used(tmp_path.parent)
+        data_output.refuse_used(tmp_path.parent)
 
 
 # ---- the source

@@ -154,12 +154,16 @@ class Format(Protocol):
         ...
 
     def read(self, tree: DataTree) -> Iterator[ClassRecord | ImageRecord | Finding]:
-        """Stream what the tree holds. Faults are yielded as findings, not raised; classes come before images."""
+        """Stream what the tree holds. Faults are yielded as findings, not raised; a class comes before the first image
+        that uses it."""
         ...
 
 
 @runtime_checkable
 class WritableFormat(Format, Protocol):
+    """May also have `losses(dataset) -> Sequence[Finding]`: what of this dataset the format cannot carry, with
+    counts."""
+
     def write(self, dataset: Dataset, dest: Path, copy_images: bool = False) -> Sequence[Path]:
         """Write the dataset below `dest`, images as links where possible or as copies; returns the annotation
         files."""

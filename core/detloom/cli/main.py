@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train, evaluate, export and report: data in, one folder with everything out",
     "check": "look for mistakes in a data set, without training",
     "split": "divide a data set into train, val and test",
+    "convert": "write a data set in another format, and say what it cannot carry",
     "evaluate": "the 12 COCO numbers of a run or an exported file on a data set",
     "predict": "detect objects in images with a run or an exported file",
     "export": "write a deployable file and prove that it equals the checkpoint",

@@ -24,6 +24,27 @@ _LEFT_OUT = "repair the data; with this code in data.allow what it names is left
 CODES: dict[str, Code] = {
     # Errors: they stop a training, unless allowed.
     "not-coco": Code("error", "this json is not a COCO annotation file", _LEFT_OUT),
+    "text-encoding": Code("error", "this file is not UTF-8 text", "save it as UTF-8"),
+    "xml-syntax": Code("error", "this file is not valid xml", "export it again; the place of the fault is given"),
+    "yaml-syntax": Code("error", "this file is not valid yaml", "the place of the fault is given"),
+    "unreadable-file": Code("error", "this file cannot be used", _LEFT_OUT),
+    "bad-line": Code("error", "a line is not what the format says", _LEFT_OUT),
+    "not-normalised": Code(
+        "error", "a number is far outside 0..1, where fractions of the image's sides are due", _LEFT_OUT
+    ),
+    "oriented-boxes": Code(
+        "error", "these are oriented boxes, which are not trained on", "export upright boxes or polygons"
+    ),
+    "unit-unknown": Code(
+        "error", "all coordinates are within 0..1: they may be pixels or fractions", "say which: data.csv.unit"
+    ),
+    "label-without-image": Code("error", "a label file belongs to no image", _LEFT_OUT),
+    "missing-annotation-file": Code("error", "an image is listed, but its annotation file is not there", _LEFT_OUT),
+    "class-count": Code("error", "the number of classes is not the number of names", "correct `nc` or `names`"),
+    "missing-folder": Code("error", "a folder or list of images that the data name is not there", _LEFT_OUT),
+    "video-without-frames": Code(
+        "error", "the frames of a video are not there", "export the data with images, or put them into images/"
+    ),
     "json-syntax": Code("error", "this file is not valid json", "export it again; the place of the fault is given"),
     "missing-image": Code(
         "error",
@@ -46,7 +67,7 @@ CODES: dict[str, Code] = {
     "duplicate-class-id": Code("error", "several classes share an id", "give each class one id, the same everywhere"),
     "duplicate-class-name": Code("error", "several classes share a name", "give each class one id and one name"),
     "annotation-without-image": Code("error", "an annotation belongs to an image that is not listed", _LEFT_OUT),
-    "no-classes": Code("error", "the data list no classes", "add `categories` to the annotation file"),
+    "no-classes": Code("error", "the data list no classes", "name them: `categories` in COCO, `names` in data.yaml"),
     "no-images": Code("error", "no image is left to use", "see the other findings"),
     "no-annotations": Code("error", "no object is annotated", "label some images, or check the export"),
     "empty-split": Code("error", "a split has no images", "remove its annotation file, or fill it"),
@@ -64,6 +85,15 @@ CODES: dict[str, Code] = {
     "box-below-pixel": Code("warning", "a box is smaller than one pixel inside the image", "dropped"),
     "empty-mask": Code("warning", "a mask without a pixel", "the box is kept where there is one"),
     "duplicate-box": Code("warning", "the same object is annotated twice", "kept once"),
+    "polygon-outside": Code("warning", "a polygon reaches out of the image", "clipped to the image"),
+    "missing-label-file": Code("warning", "an image has no label file", "used as background, like an empty one"),
+    "shape-not-read": Code("warning", "a shape that is neither box nor mask", "left out"),
+    "name-conflict": Code(
+        "warning",
+        "the written name and the name of the annotation file mean two images",
+        "the written one is used",
+    ),
+    "unknown-split": Code("warning", "a part of the data is called neither train, val nor test", "read as not split"),
     "duplicate-annotation": Code("warning", "the same annotation is written twice", "kept once"),
     "duplicate-image": Code("warning", "the same image is listed twice", "kept once"),
     "duplicate-image-file": Code("warning", "one file is listed under several image ids", "kept as written"),
@@ -83,6 +113,27 @@ CODES: dict[str, Code] = {
     # For information.
     "exif-orientation": Code("info", "the file is stored turned (EXIF)", "read upright; boxes are taken as upright"),
     "image-without-objects": Code("info", "an image without objects", "used as background"),
+    "difficult-object": Code(
+        "info", "an object is marked as difficult", "neither trained on nor counted as missed, like a crowd"
+    ),
+    "group-object": Code("info", "one box around a group of objects", "neither trained on nor counted, like a crowd"),
+    "rotated-box": Code("info", "a box is rotated", "read as the upright box around it"),
+    "pixels-from-one": Code(
+        "info", "boxes count pixels from 1 and include the last, as PASCAL VOC does", "read as corners from 0"
+    ),
+    "path-mended": Code("info", "a path that leads elsewhere", "the file was found inside the data"),
+    "not-in-a-split": Code("info", "an annotation file that no list of a split names", "not used"),
+    "masks-not-read": Code("info", "there are pictures of masks beside the boxes", "only the boxes are read"),
+    # What a format that is written cannot carry.
+    "masks-lost": Code("warning", "a mask cannot be written", "the box is"),
+    "crowds-lost": Code("warning", "a crowd cannot be written", "left out"),
+    "keypoints-lost": Code("warning", "keypoints are not written"),
+    "boxes-from-masks": Code("warning", "a box beside a mask cannot be written", "it will be the mask's own box"),
+    "areas-lost": Code("info", "a written area cannot be written again", "it will be measured"),
+    "ids-lost": Code("info", "an id of an image or object cannot be written", "counted anew"),
+    "class-ids-lost": Code("info", "a class id cannot be written", "counted anew"),
+    "split-renamed": Code("info", "the data are not split", "written as train"),
+    "files-renamed": Code("info", "an image file had to be called otherwise", "two had one name in this format"),
     "placeholder-class": Code("info", "a parent class without annotations, as Roboflow writes it", "left out"),
     "area-mismatch": Code("info", "the written area is not the object's", "measured anew"),
     "split-made": Code("info", "the data have no validation split", "split by image content"),
@@ -109,6 +160,8 @@ IMAGE_ERRORS = frozenset(
         "image-too-large",
         "unsupported-image",
         "path-escape",
+        "label-without-image",
+        "missing-annotation-file",
         "size-mismatch",
         "duplicate-image-id",
     }

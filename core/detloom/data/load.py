@@ -20,9 +20,15 @@ from detloom.host import describe
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
     from detloom.data.dataset import Dataset
-    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, SourcePlan
+    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff, SourcePlan
     from detloom.host import PluginHost
     from detloom.specs import Format, FormatSpec
+
+TIE = 0.05
+"""Formats whose scores differ by less than this are equally sure."""
+
+SURE = 0.5
+"""Below this a format only says that it might be meant."""
 
 log = logging.getLogger("detloom")
 
@@ -129,7 +135,20 @@ def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> t
             f"{tree.root} holds no annotations that can be read:{reasons}",
             hint="name the annotation files with --train, --val and --test, or the format with data.format",
         )
+    _refuse_a_tie(best, tried, host, tree)
     return best[1], best[2]
+
+
+Tried = tuple["Sniff", "FormatSpec", "Format"]
+
+
+def _refuse_a_tie(best: Tried, tried: Sequence[Tried], host: PluginHost, tree: DataTree) -> None:
+    """Two formats that are equally sure: their annotations may differ, so neither is taken in silence."""
+    equal = [one for one in tried if one[0].score > best[0].score - TIE and one[0].score >= SURE]
+    if len(equal) > 1:
+        reasons = "".join(f"\n  {host.qualified(spec)}: {sniff.reason}" for sniff, spec, _ in equal)
+        names = " or ".join(f"--set data.format={host.qualified(spec)}" for _, spec, _ in equal)
+        raise DataError(f"{tree.root} holds annotations in several formats:{reasons}", hint=f"say which: {names}")
 
 
 def _records(

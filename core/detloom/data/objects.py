@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from detloom.data.findings import FindingBook
@@ -64,6 +64,8 @@ def _check_object(
     record: ObjectRecord, frame: Frame, labels: Mapping[int | str, int], book: FindingBook
 ) -> CheckedObject:
     label = _label(record, labels, book)
+    if record.relative:
+        record = in_pixels(record, *frame.annotated_size)
     rle = _mask(record, frame, book)
     written = _written_box(record, frame, book)
     if written is not None:
@@ -71,10 +73,27 @@ def _check_object(
     elif rle is not None:
         box = _fit(rle_box(rle), frame, record.where, book)
     else:
-        book.add("bad-box-type", f"{record.where} (no box and no mask)")
+        if record.segmentation in (None, [], {}):  # a mask without a pixel is named already
+            book.add("bad-box-type", f"{record.where} (no box and no mask)")
         raise _LeftOutError
     area = _area(record, box, rle, written == box, book)
     return CheckedObject(box, label, record.crowd, area, rle, record.id, written is not None, record.keypoints)
+
+
+def in_pixels(record: ObjectRecord, height: int, width: int) -> ObjectRecord:
+    """Fractions of the image's sides to pixels. What is not a number passes as it is, for the checks to name."""
+    sides = (width, height)
+    segmentation = record.segmentation
+    if isinstance(segmentation, list):
+        segmentation = [_scaled(polygon, sides) for polygon in segmentation]
+    return replace(record, bbox=_scaled(record.bbox, sides), segmentation=segmentation, relative=False)
+
+
+def _scaled(values: Any, sides: tuple[int, int]) -> Any:
+    """x and y in turns, times width and height."""
+    if not isinstance(values, list | tuple) or not all(isinstance(value, int | float) for value in values):
+        return values
+    return [value * sides[place % 2] for place, value in enumerate(values)]
 
 
 def drop_duplicates(objects: Sequence[CheckedObject], where: str, book: FindingBook) -> list[CheckedObject]:

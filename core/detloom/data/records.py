@@ -72,7 +72,8 @@ class ClassRecord:
 @dataclass(frozen=True, slots=True)
 class ObjectRecord:
     """bbox: xyxy in pixels as written, or None when only a mask is given. segmentation: COCO polygons or RLE (either
-    spelling). class_id or class_name says what it is."""
+    spelling). class_id or class_name says what it is. relative: box and polygons are fractions of the image's width
+    and height; the core, which knows the size of the picture, turns them into pixels."""
 
     bbox: Sequence[Any] | None
     class_id: int | None = None
@@ -83,6 +84,7 @@ class ObjectRecord:
     keypoints: bool = False
     id: int | str | None = None
     where: str = ""
+    relative: bool = False
 
 
 @dataclass(frozen=True, slots=True)

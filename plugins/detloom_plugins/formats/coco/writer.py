@@ -8,13 +8,11 @@ Class ids, image ids, object ids, crowds, areas and masks (as RLE) are the datas
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detloom.errors import DetloomError
+from detloom.data.placing import Names, place_images
 from detloom.files import write_json
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ def write_dataset(dataset: Dataset, dest: Path, copy_images: bool) -> list[Path]
     written = []
     for split in dataset.splits.values():
         folder = _FOLDERS.get(split.name, split.name)
-        names = _place_images(split, dest / folder, copy_images)
+        names = place_images(split, dest / folder, Names(), copy_images)
         for path, prefix in (
             (dest / folder / "_annotations.coco.json", ""),
             (dest / f"{split.name}.json", f"{folder}/"),
@@ -66,35 +64,3 @@ def _annotation(dataset: Dataset, split: Split, row: int) -> dict[str, Any]:
         "iscrowd": int(split.crowd[row]),
         "segmentation": [] if rle is None else dict(rle),
     }
-
-
-def _place_images(split: Split, folder: Path, copy: bool) -> list[str]:
-    """The images' names below `folder`, unique and without steps upwards."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for image in split.images:
-        parts = [part for part in PureWindowsPath(image.file_name).parts if part not in ("..", ".")]
-        name = "/".join(parts)
-        number = 1
-        # Some file systems do not tell `A.jpg` from `a.jpg`.
-        while name.casefold() in taken:
-            name = "/".join([*parts[:-1], f"{Path(parts[-1]).stem}_{number}{Path(parts[-1]).suffix}"])
-            number += 1
-        taken.add(name.casefold())
-        _place(image.path, folder / name, copy)
-        names.append(name)
-    return names
-
-
-def _place(source: Path, target: Path, copy: bool) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not copy:
-            try:
-                os.link(source.resolve(), target)
-                return
-            except OSError:  # another file system, or one without links
-                pass
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise DetloomError(f"cannot write {target}: {error.strerror or error}") from error

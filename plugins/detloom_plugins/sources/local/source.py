@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from detloom.specs import FetchContext
     from detloom_schemas.config import LocalDataSource
 
-_SHAPE = "a folder with train/ valid/ test/, a folder with COCO json files, or one json file"
+_SHAPE = "a folder of images and annotations, or one annotation file (json, data.yaml, xml, csv)"
+_FILES = (".json", ".yaml", ".yml", ".xml", ".csv")
 
 
 class LocalSource:
@@ -60,7 +61,7 @@ class LocalSource:
         return DataTree(place.absolute(), self._images(place), annotations)
 
     def _single_file(self, place: Path, named: dict[str, str]) -> DataTree:
-        if place.suffix.lower() != ".json":
+        if place.suffix.lower() not in _FILES:
             raise DataError(f"{place} is a {place.suffix or 'nameless'} file", hint=f"expected {_SHAPE}")
         if named:
             raise DataError(

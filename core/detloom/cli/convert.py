@@ -1,0 +1,112 @@
+"""`detloom convert DATA OUT --to yolo`: a data set in another format, and what of it that format cannot carry."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detloom.cli import console
+from detloom.cli.data_arguments import add_data_arguments, resolve_data
+from detloom.cli.data_options import add_file_arguments
+from detloom.cli.data_output import refuse_used, write_whole, writer_of
+from detloom.errors import UsageError
+from detloom.progress import Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from detloom.data.dataset import Dataset
+    from detloom.data.records import Finding
+    from detloom.specs import WritableFormat
+
+_STYLES = {"error": "red", "warning": "yellow", "info": "blue"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser)
+    parser.add_argument("out", nargs="?", metavar="OUT", help="new folder for the result")
+    add_file_arguments(parser)
+    parser.add_argument("--to", required=True, metavar="NAME", help="format to write: coco, yolo, voc, ...")
+    parser.add_argument("--from", dest="format", metavar="NAME", help="format to read; else found by looking")
+    parser.add_argument(
+        "--allow", nargs="+", default=[], metavar="CODE", help="errors that do not count; what they name is left out"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--link", action="store_true", help="images are hard links where possible (default)")
+    how.add_argument("--copy", action="store_true", help="images are copied")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: written; 3: the data were refused. Splits stay as they are."""
+    from detloom.data.load import load_dataset
+    from detloom.host import discover
+
+    if args.data is None or args.out is None:
+        raise UsageError("detloom convert takes two places", hint="detloom convert DATA OUT --to yolo")
+    out = Path(args.out).expanduser()
+    refuse_used(out)
+    host = discover()
+    more = {"data.allow": ("[" + ", ".join(args.allow) + "]", "--allow")} if args.allow else {}
+    if args.format:
+        more["data.format"] = (args.format, "--from")
+    config = resolve_data(args, host, more)
+    writer = writer_of(host, args.to, "--to")
+    with Reading("reading the data") as reading:
+        dataset = load_dataset(config, host, progress=reading.update, for_training=False)
+    losses = losses_of(dataset, writer)
+    files = write_whole(dataset, writer, out, args.copy)
+    if args.json:
+        console.write_json(_as_json(dataset, args.to, out, files, losses))
+    else:
+        console.write(_as_text(dataset, args.to, out, losses))
+    return 0
+
+
+def losses_of(dataset: Dataset, writer: WritableFormat) -> list[Finding]:
+    """What is read but not written: by this format, and by any."""
+    from detloom.data.findings import found
+
+    more: Sequence[Finding] = writer.losses(dataset) if hasattr(writer, "losses") else ()
+    return [*([found("keypoints-lost", dataset.name)] if dataset.has_keypoints else []), *more]
+
+
+def _left_out(dataset: Dataset) -> list[Finding]:
+    """What the reading already changed, as `detloom check` says in full."""
+    return [finding for finding in dataset.findings if finding.severity != "info"]
+
+
+def _as_json(dataset: Dataset, name: str, out: Path, files: Sequence[Path], losses: list[Finding]) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "format": name,
+        "out": str(out),
+        "annotation_files": len(files),
+        "images": {split.name: len(split) for split in dataset.splits.values()},
+        "objects": {split.name: len(split.labels) for split in dataset.splits.values()},
+        "classes": list(dataset.class_map.names),
+        "digest": dataset.digest,
+        "losses": [asdict(finding) for finding in losses],
+        "findings": [asdict(finding) for finding in _left_out(dataset)],
+    }
+
+
+def _as_text(dataset: Dataset, name: str, out: Path, losses: list[Finding]) -> str:
+    rows = [(split.name, str(len(split)), str(len(split.labels))) for split in dataset.splits.values()]
+    parts = [console.table(("split", "images", "objects"), rows)]
+    lines = [_line(finding) for finding in _left_out(dataset)]
+    if lines:
+        parts.append("while reading:\n" + "\n".join(lines))
+    lines = [_line(finding) for finding in losses]
+    parts.append(f"{name} does not carry:\n" + "\n".join(lines) if lines else f"{name} carries everything")
+    parts.append(f"written to {out}; next:\n  detloom check {out}")
+    return "\n\n".join(parts)
+
+
+def _line(finding: Finding) -> str:
+    severity = console.paint(f"{finding.severity:<7}", _STYLES[finding.severity], sys.stdout)
+    remedy = f" -> {finding.remedy}" if finding.remedy else ""
+    return f"  {severity}  {finding.code} x{finding.count}: {finding.message}{remedy}"
