@@ -33,7 +33,7 @@ def compare(checkpoint: Predictor, exported: Predictor, images: Images) -> Diffe
     """One batch, whole where the file takes it."""
     ours, theirs = decode_all(checkpoint, images), decode_all(exported, images)
     found, exported_found = checkpoint.predict(images), exported.predict(images)
-    box, score = _largest(ours, theirs)
+    box, score = _largest(ours, theirs, checkpoint.input_rule.size)
     shares = [_agreement(a, b) for a, b in zip(found, exported_found, strict=True)]
     return Difference(box, score, float(np.mean(shares)), sum(len(one) for one in found))
 
@@ -46,13 +46,23 @@ def decode_all(predictor: Predictor, images: Images) -> tuple[NDArray[np.float32
 
 
 def _largest(
-    ours: tuple[NDArray[np.float32], NDArray[np.float32]], theirs: tuple[NDArray[np.float32], NDArray[np.float32]]
+    ours: tuple[NDArray[np.float32], NDArray[np.float32]],
+    theirs: tuple[NDArray[np.float32], NDArray[np.float32]],
+    size: tuple[int, int],
 ) -> tuple[float | None, float | None]:
-    """None when the shapes differ or a difference is not finite."""
+    """None when the shapes differ or a difference is not finite.
+
+    Boxes are compared inside the network input (height, width), as detections leave: the side of a box that an
+    untrained model decodes may have thousands of pixels, of which the last bits are several.
+    """
     if ours[0].shape != theirs[0].shape or ours[1].shape != theirs[1].shape:
         return None, None
     order = np.argsort(-ours[1].max(axis=2), axis=1, kind="stable")[:, :SUREST, None]
-    box = np.abs(np.take_along_axis(ours[0], order, 1) - np.take_along_axis(theirs[0], order, 1)).max()
+    mine, other = np.take_along_axis(ours[0], order, 1), np.take_along_axis(theirs[0], order, 1)
+    if not (np.isfinite(mine).all() and np.isfinite(other).all()):
+        return None, None  # clipping would hide it
+    corner = np.array([size[1], size[0]] * 2, dtype=np.float32)
+    box = np.abs(np.clip(mine, 0, corner) - np.clip(other, 0, corner)).max()
     score = np.abs(ours[1] - theirs[1]).max()
     return (float(box) if np.isfinite(box) else None), (float(score) if np.isfinite(score) else None)
 
