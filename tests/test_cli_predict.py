@@ -340,7 +340,7 @@ def test_without_the_data_of_the_run_parity_alone_can_be_asked_for(place, call, 
         (["{run}", "--tolerance", "much"], 2, "export.tolerance"),
         (["{run}", "--set", "training.lr=3"], 2, "changes nothing in this command"),
         (["{run}", "--output", "file/deep"], 1, "cannot write into"),
-        (["{run}", "--format", "torchscript", "--half", "--output", "out"], 1, "32 bits only"),
+        (["{run}", "--format", "torchscript", "--half", "--output", "out"], 2, "32 bits only"),
     ],
 )
 def test_a_mistake_of_an_export_gets_a_sentence_and_its_exit_code(place, call, tmp_path, arguments, code, message):

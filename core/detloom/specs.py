@@ -239,7 +239,8 @@ class ExportRequest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExporterSpec(Spec):
-    """Writes a deployable file. runtime: the name of the runtime that can run the file (used by the gate)."""
+    """Writes a deployable file. runtime: the name of the runtime that can run the file (used by the gate). half: it can
+    write 16-bit files."""
 
     kind: ClassVar[str] = "exporter"
     hook: ClassVar[str] = "detloom_exporters"
@@ -247,6 +248,7 @@ class ExporterSpec(Spec):
     suffix: str
     runtime: str
     build: Callable[[Any], Exporter]
+    half: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from detloom.config.layers import Origin
 from detloom.errors import Mistake
 from detloom.host import PluginHost
-from detloom.specs import LoggerSpec, LossSpec, ModelSpec
+from detloom.specs import ExporterSpec, LoggerSpec, LossSpec, ModelSpec
 from detloom_schemas.config import RunConfig
 
 
@@ -23,6 +23,11 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
         place = _place(origins, "experiment.clearml.mode")
         hint = "install a plugin that provides it, or write off"
         found.append(Mistake("experiment.clearml.mode", place, "there is no logger named 'clearml' here", hint))
+    for spec in (host.find(ExporterSpec, name) for name in config.export.format if config.export.half):
+        if spec is not None and not spec.half:
+            message = f"{host.qualified(spec)} files are written in 32 bits only"
+            hint = "leave export.half away, or export to another format alone"
+            found.append(Mistake("export.half", _place(origins, "export.half"), message, hint))
     if config.data.split.val + config.data.split.test >= 1:
         message = f"val ({config.data.split.val}) and test ({config.data.split.test}) leave no images to train on"
         found.append(Mistake("data.split", _place(origins, "data.split.val", "data.split.test"), message))

@@ -31,5 +31,6 @@ def detloom_exporters() -> Iterable[ExporterSpec]:
             suffix=".torchscript",
             runtime="torchscript",
             build=build,
+            half=False,
         )
     ]
