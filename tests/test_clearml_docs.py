@@ -201,7 +201,9 @@ def test_the_commands_of_the_page_run_in_their_order(tmp_path: Path, clearml_ser
     agent.start()
     task = ""
     try:
-        for words in page_commands():
+        for words in [*page_commands(), ["train", "DATA", "--name", "changed"]]:
+            if "changed" in words:
+                (clone / "README.md").write_text("edited")
             command = [task if word == "TASK" else word for word in words]
             command += QUICK if command[0] == "train" else ["--poll", "1"] if command[0] == "tune" else []
             done = subprocess.run(
@@ -216,8 +218,11 @@ def test_the_commands_of_the_page_run_in_their_order(tmp_path: Path, clearml_ser
     finally:
         over.set()
         agent.join(30)
-    names = {task["name"]: task for task in clearml_server.tasks() if task["type"] == "training"}
-    assert {"first", "night"} <= set(names)
+    assert {"first", "night"} <= {task["name"] for task in clearml_server.tasks() if task["type"] == "training"}
+    reason = "an agent could not execute this run"
+    assert reason not in (place / "runs" / "first" / "log.txt").read_text()
+    (line,) = [line for line in (place / "runs" / "changed" / "log.txt").read_text().splitlines() if reason in line]
+    assert "has uncommitted changes: README.md; commit and push them" in line
     searches = [task for task in clearml_server.tasks() if task["type"] == "optimizer"]
     trials = [sum(task.get("parent") == search["id"] for task in clearml_server.tasks()) for search in searches]
     assert trials == [4, 2]

@@ -51,6 +51,7 @@ class TaskTracker:
         self.remote = False
         self._task: Any = None
         self._record: dict[str, Any] = {}
+        self._problems: tuple[str, ...] = ()
         self._named_by_user = True
         self._continued = False
         self._stop = threading.Event()
@@ -157,8 +158,7 @@ class TaskTracker:
 
             script = describe_script(config, Path.cwd())
             self._record["script"] = script.section
-            for problem in script.problems:
-                log.info("an agent could not execute this run: %s", problem)
+            self._problems = script.problems
         if self.server is None:
             return
         if self.remote:
@@ -188,6 +188,8 @@ class TaskTracker:
         from detloom_integrations.clearml.delivery import Delivery
         from detloom_integrations.clearml.run_logger import RunLogger
 
+        for problem in self._problems:  # said here and not before: now the run has a log
+            log.info("an agent could not execute this run: %s", problem)
         self._record["name"] = self._record["name"] if self._named_by_user else context.run_name
         if self.server is not None and not self._named_by_user and not self.remote:
             self.server.call("tasks.edit", task=self.task_id, force=True, name=context.run_name)

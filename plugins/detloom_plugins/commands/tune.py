@@ -11,7 +11,7 @@ from detloom.hookspecs import hookimpl
 from detloom.specs import CommandSpec
 
 if TYPE_CHECKING:
-    from detloom_integrations.clearml.tuning import SearchResult
+    from detloom_integrations.clearml.optimizer import SearchResult
 
 detloom_api = (0, 1)
 
@@ -97,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     from detloom.cli.console import note, write, write_json
     from detloom.config import load_env
     from detloom_integrations.clearml.environment import demand_package
-    from detloom_integrations.clearml.tuning import TuneRequest, tune
+    from detloom_integrations.clearml.optimizer import TuneRequest
+    from detloom_integrations.clearml.tuning import tune
 
     load_env()
     demand_package("a search on ClearML")
