@@ -16,6 +16,7 @@ from detloom.data.records import DataTree, Finding
 MAX_YAML = 1 << 20
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "labels.names", "names.txt", "predefined_classes.txt")
 """Files with one class name on each line. None of them is a label file."""
+_USUAL = ("data", "dataset")
 LOOKED_FOR = "data.yaml, obj.data, images/ beside labels/, or pictures beside .txt files with classes.txt"
 
 
@@ -43,7 +44,7 @@ def describe_tree(tree: DataTree) -> Description | str:
         return _from_yaml(named, tree.root)
     files = [path for path in files_in(tree.root, ".yaml", ".yml") if _is_description(path)]
     for path in files:
-        if path.stem.casefold() in ("data", "dataset"):
+        if path.stem.casefold() in _USUAL:
             return _from_yaml(path, tree.root)
     if len(files) > 1:
         names = ", ".join(path.name for path in files[:4])
@@ -77,7 +78,8 @@ def _compose(path: Path, name: str) -> dict[str, Any] | Finding:
 
 def _is_description(path: Path) -> bool:
     nodes = _compose(path, path.name)
-    return isinstance(nodes, dict) and "names" in nodes and any(split_of(key) for key in nodes)
+    named = path.stem.casefold() in _USUAL
+    return isinstance(nodes, dict) and "names" in nodes and (named or any(split_of(key) for key in nodes))
 
 
 def _from_yaml(path: Path, root: Path) -> Description:
@@ -98,6 +100,8 @@ def _from_yaml(path: Path, root: Path) -> Description:
         texts = list(_texts(node, name)) if split else []
         if split and texts:  # `test:` with nothing behind it is common
             description.entries.setdefault(split, []).extend(texts)
+    if not description.entries and (folders := _from_folders(home)) is not None:
+        description.entries = folders.entries
     description.names.extend(_names(nodes.get("names"), name, description.findings))
     count = _text(nodes.get("nc"))
     if count and description.names and count != str(len(description.names)):

@@ -42,9 +42,11 @@ def places_of(description: Description, tree: DataTree) -> Iterator[Place | Find
 
 def _place(split: str, text: str, where: str, description: Description, root: Path) -> Iterator[Place | Finding]:
     written = description.base / text
-    inside = "/".join(part for part in PureWindowsPath(text).parts if part not in ("..", ".", "/", "\\"))
-    # Exports say `../train/images` beside `train/`, and `path` names the disk of whoever made them.
-    for candidate in dict.fromkeys((written, description.home / text, description.home / inside)):
+    # Exports say `../train/images` beside `train/`, and `path` or `data/` name the disk of whoever made them.
+    parts = [part for part in PureWindowsPath(text).parts if part not in ("..", ".", "/", "\\")]
+    shortest = 1 if text.endswith(".txt") else 2  # a folder `images` is found everywhere
+    tails = [parts[start:] for start in range(len(parts)) if start == 0 or len(parts) - start >= shortest]
+    for candidate in dict.fromkeys((written, description.home / text, *(description.home.joinpath(*t) for t in tails))):
         real = Path(os.path.realpath(candidate))
         if real.exists() and real.is_relative_to(root):
             if candidate is not written:
