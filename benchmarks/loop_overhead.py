@@ -71,6 +71,7 @@ def ours(detector: TinyDetector, batches: list[Any], steps: int) -> float:
         fanout = open_loggers(Path(folder), steps)
         hooks = Hooks(
             log=fanout.scalars,
+            epoch_started=lambda epoch, step: None,
             evaluate=lambda epoch: {},
             epoch_finished=lambda epoch, step, metrics: None,
             save=lambda kind, metrics: None,

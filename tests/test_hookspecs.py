@@ -150,6 +150,8 @@ def test_the_example_observers_see_their_events(tmp_path: Path) -> None:
     (tmp_path / "best.pt").write_text("weights")
     events: dict[str, tuple[object, str, str]] = {
         "run_started": (detloom.RunStarted(tmp_path, "run", {}, ("cat", "dog")), "classes.txt", "cat\ndog"),
+        "epoch_started": (detloom.EpochStarted(tmp_path, 2, 9), "now.txt", "epoch 3 from step 9"),
+        "validation_finished": (detloom.ValidationFinished(tmp_path, 0, 9, {"val/AP": 0.5}), "AP.txt", "9 0.5\n"),
         "epoch_finished": (detloom.EpochFinished(tmp_path, 0, 9, {"val/AP": 0.5}), "epochs.txt", "0 0.5\n"),
         "checkpoint_saved": (
             detloom.CheckpointSaved(tmp_path, tmp_path / "best.pt", 0, True),

@@ -356,5 +356,5 @@ def test_every_first_party_plugin_keeps_the_contract(name: str) -> None:
     assert problems(module) == []
 
 
-def test_the_hooks_are_the_nine_kinds_and_four_observers() -> None:
-    assert len(HOOKS) == 13
+def test_the_hooks_are_the_nine_kinds_and_six_observers() -> None:
+    assert len(HOOKS) == 15

@@ -41,6 +41,7 @@ class Recorder:
     def hooks(self) -> Hooks:
         return Hooks(
             log=lambda values, step, epoch: self.logged.append((dict(values), step, epoch)),
+            epoch_started=lambda epoch, step: None,
             evaluate=self.evaluate,
             epoch_finished=lambda epoch, step, metrics: self.epochs.append(epoch),
             save=self.save,

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import detloom
+from detloom.host import OBSERVERS
 from detloom.model import build_losses
 from detloom.testing import host_with_first_party
 from plugin_tools import COUNTS, PACKAGE, Field, Place, Run, draw_field, lay_out, pip_install
@@ -53,7 +54,7 @@ def test_an_installed_package_provides_every_kind_and_every_observer(place: Plac
     row = listed(place)["orchard"]
     assert (row["status"], row["distribution"], row["version"]) == ("ok", "orchard-vision", "1.4.2")
     assert set(row["provides"]) == {kind.removesuffix("es" if kind == "losses" else "s") for kind in KINDS}
-    assert {f"detloom_{kind}" for kind in KINDS} < set(row["hooks"]) and len(row["hooks"]) == len(KINDS) + 4
+    assert {f"detloom_{kind}" for kind in KINDS} < set(row["hooks"]) and len(row["hooks"]) == len(KINDS) + len(OBSERVERS)
 
 
 def test_blocking_every_kind_leaves_no_plugin_of_detloom(place: Place) -> None:
@@ -261,12 +262,17 @@ def test_a_package_carries_a_tracked_run_alone_and_its_tracker_edits_stops_and_r
     assert here.json("exports/dots-s.crate.json")["gate"]["passed"]
     assert here.lines("events.txt") == [
         "RunStarted disc square star triangle",
+        "EpochStarted 0 0",
         "CheckpointSaved last.pt True",
         "RunFinished interrupted",
         "RunStarted disc square star triangle",
+        "EpochStarted 0 1",
+        "ValidationFinished 0 3 True",
         "CheckpointSaved best.pt True",
         "CheckpointSaved last.pt True",
         "EpochFinished 0 3 True",
+        "EpochStarted 1 3",
+        "ValidationFinished 1 4 True",
         *(["CheckpointSaved best.pt True"] if here.json("run.json")["best"]["epoch"] == 1 else []),
         "CheckpointSaved last.pt True",
         "EpochFinished 1 4 True",
@@ -363,6 +369,16 @@ def detloom_run_started(event):
 
 
 @detloom.hookimpl
+def detloom_epoch_started(event):
+    sting()
+
+
+@detloom.hookimpl
+def detloom_validation_finished(event):
+    sting()
+
+
+@detloom.hookimpl
 def detloom_epoch_finished(event):
     sting()
 
@@ -404,9 +420,9 @@ def test_plugins_that_raise_everywhere_cost_nothing_but_themselves(thorny: Place
     assert {row["step"] for row in steps if "train/loss" in row} == set(STEPS)
     assert any("val/AP" in row for row in steps) and (run.folder / "report.html").is_file()
     said = "\n".join(run.lines("log.txt"))
-    for hook in ("run_started", "epoch_finished", "checkpoint_saved", "run_finished"):
+    for hook in OBSERVERS:
         assert f"plugin nettle (nettle 1.0) failed in detloom_{hook}" in said
-    assert "logger nettle:burn failed in scalars" in said and "switched off" in said
+    assert "logger nettle:burn failed in table" in said and "switched off" in said
     assert said.count("tracker nettle:burn cannot stop this run any more") == 1
     assert "format nettle:burn could not look at the data: RuntimeError: sting" in run.process.stderr
     assert "Traceback" not in run.process.stderr

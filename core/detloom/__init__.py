@@ -39,7 +39,14 @@ _HOMES = {
         "UsageError",
         "WeightsError",
     ),
-    "detloom.events": ("CheckpointSaved", "EpochFinished", "RunFinished", "RunStarted"),
+    "detloom.events": (
+        "CheckpointSaved",
+        "EpochFinished",
+        "EpochStarted",
+        "RunFinished",
+        "RunStarted",
+        "ValidationFinished",
+    ),
     "detloom.files": ("atomic_path",),
     "detloom.geometry": ("Detections", "InputRule", "PostRule"),
     "detloom.hookspecs": ("hookimpl",),
@@ -113,8 +120,10 @@ if TYPE_CHECKING:
     from detloom.errors import WeightsError as WeightsError
     from detloom.events import CheckpointSaved as CheckpointSaved
     from detloom.events import EpochFinished as EpochFinished
+    from detloom.events import EpochStarted as EpochStarted
     from detloom.events import RunFinished as RunFinished
     from detloom.events import RunStarted as RunStarted
+    from detloom.events import ValidationFinished as ValidationFinished
     from detloom.files import atomic_path as atomic_path
     from detloom.geometry import Detections as Detections
     from detloom.geometry import InputRule as InputRule
@@ -170,6 +179,7 @@ __all__ = [
     "Detector",
     "DetloomError",
     "EpochFinished",
+    "EpochStarted",
     "ExportError",
     "ExportRequest",
     "ExporterSpec",
@@ -216,6 +226,7 @@ __all__ = [
     "TransferReport",
     "UnreachableError",
     "UsageError",
+    "ValidationFinished",
     "WeightsError",
     "WeightsFile",
     "__version__",

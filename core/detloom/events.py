@@ -18,6 +18,25 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochStarted:
+    """epoch: 0-based; step: optimizer steps so far, more than before the epoch when a resumed run goes on inside it."""
+
+    run_dir: Path
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationFinished:
+    """metrics: `val/AP` and the other numbers of COCO, `val/loss`. Told before the best checkpoint is judged."""
+
+    run_dir: Path
+    epoch: int
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class EpochFinished:
     """epoch: 0-based; step: optimizer steps so far; metrics: what was recorded for this epoch."""
 

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from detloom.events import CheckpointSaved, EpochFinished, RunFinished, RunStarted
+    from detloom.events import (
+        CheckpointSaved,
+        EpochFinished,
+        EpochStarted,
+        RunFinished,
+        RunStarted,
+        ValidationFinished,
+    )
     from detloom.specs import (
         AugmentationSpec,
         CommandSpec,
@@ -392,6 +399,39 @@ def detloom_run_started(event: RunStarted) -> None:
         @detloom.hookimpl
         def detloom_run_started(event):
             (event.run_dir / "classes.txt").write_text("\\n".join(event.classes))
+    """
+
+
+@hookspec
+def detloom_epoch_started(event: EpochStarted) -> None:
+    """An epoch begins, or goes on in a resumed run.
+
+    Example:
+        import detloom
+
+        detloom_api = (0, 1)
+
+
+        @detloom.hookimpl
+        def detloom_epoch_started(event):
+            (event.run_dir / "now.txt").write_text(f"epoch {event.epoch + 1} from step {event.step}")
+    """
+
+
+@hookspec
+def detloom_validation_finished(event: ValidationFinished) -> None:
+    """The validation split was evaluated.
+
+    Example:
+        import detloom
+
+        detloom_api = (0, 1)
+
+
+        @detloom.hookimpl
+        def detloom_validation_finished(event):
+            with (event.run_dir / "AP.txt").open("a") as file:
+                print(event.step, event.metrics.get("val/AP"), file=file)
     """
 
 

@@ -27,7 +27,14 @@ S = TypeVar("S", bound=Spec)
 Status = Literal["ok", "broken", "blocked"]
 
 BLOCK_VARIABLE = "DETLOOM_BLOCK_PLUGINS"
-OBSERVERS = ("run_started", "epoch_finished", "checkpoint_saved", "run_finished")
+OBSERVERS = (
+    "run_started",
+    "epoch_started",
+    "validation_finished",
+    "epoch_finished",
+    "checkpoint_saved",
+    "run_finished",
+)
 HOOKS = tuple(kind.hook for kind in SPEC_TYPES) + tuple(f"detloom_{name}" for name in OBSERVERS)
 _SPEC_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

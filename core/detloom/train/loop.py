@@ -58,6 +58,7 @@ class Hooks:
     """What the loop tells and asks its surroundings. None of them can alter the training but `stop_requested`."""
 
     log: Callable[[Mapping[str, float], int, int], None]
+    epoch_started: Callable[[int, int], None]
     evaluate: Callable[[int], Mapping[str, float]]
     epoch_finished: Callable[[int, int, Mapping[str, float]], None]
     save: Callable[[str, Mapping[str, float]], None]
@@ -123,6 +124,7 @@ class Loop:
         while not self.progress.finished and not self.best.exhausted:
             epoch = self.progress.epoch
             self.detector.begin_epoch(epoch, self.plan.total_epochs)
+            self.hooks.epoch_started(epoch, self.progress.step)
             if not self._train_epoch(epoch):
                 self.hooks.save("last", {})
                 return "interrupted"

@@ -17,7 +17,7 @@ from detloom.data.dataset import Split
 from detloom.data.loader import EvalLoader, TrainLoader, build_transforms
 from detloom.errors import CheckpointError, DataError
 from detloom.evaluate import COCOEvaluator, Evaluation, PassOptions, select_images
-from detloom.events import CheckpointSaved, EpochFinished
+from detloom.events import CheckpointSaved, EpochFinished, EpochStarted, ValidationFinished
 from detloom.geometry import Detections
 from detloom.model import describe
 from detloom.train.assemble import BuiltModel, choose_device, choose_precision
@@ -135,6 +135,7 @@ class Session:
         )
         hooks = Hooks(
             log=self._log,
+            epoch_started=self._epoch_started_at,
             evaluate=self._evaluate_epoch,
             epoch_finished=self._epoch_finished,
             save=self._save,
@@ -175,8 +176,16 @@ class Session:
         if self.fanout is not None:
             self.fanout.scalars(values, step, epoch)
 
+    def _epoch_started_at(self, epoch: int, step: int) -> None:
+        self.around.host.notify("epoch_started", EpochStarted(self.folder, epoch, step))
+
     def _evaluate_epoch(self, epoch: int) -> dict[str, float]:
-        del epoch
+        metrics = self._validated()
+        step = self.loop.progress.step
+        self.around.host.notify("validation_finished", ValidationFinished(self.folder, epoch, step, dict(metrics)))
+        return metrics
+
+    def _validated(self) -> dict[str, float]:
         if self.ema is not None and self.config.validation.use_ema:
             with self.ema.applied(self.detector):
                 evaluation, _, losses = self.evaluate_split(self.val_split)

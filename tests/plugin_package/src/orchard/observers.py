@@ -14,6 +14,16 @@ def detloom_run_started(event):
 
 
 @detloom.hookimpl
+def detloom_epoch_started(event):
+    note(event, event.epoch, event.step)
+
+
+@detloom.hookimpl
+def detloom_validation_finished(event):
+    note(event, event.epoch, event.step, "val/AP" in event.metrics)
+
+
+@detloom.hookimpl
 def detloom_epoch_finished(event):
     note(event, event.epoch, event.step, "val/AP" in event.metrics)
 

@@ -10,8 +10,10 @@ from orchard.model import detloom_models
 from orchard.observers import (
     detloom_checkpoint_saved,
     detloom_epoch_finished,
+    detloom_epoch_started,
     detloom_run_finished,
     detloom_run_started,
+    detloom_validation_finished,
 )
 from orchard.runtime import detloom_runtimes
 from orchard.source import detloom_sources
