@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 import urllib3
 from minio import Minio
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
 
 from detloom.data.records import DataTree
 from detloom.specs import FetchContext
@@ -67,6 +69,30 @@ class S3Server:
             client.put_object(bucket, name, io.BytesIO(content), len(content))
         client._http.clear()
 
+    def put_in_parts(self, bucket: str, name: str, content: bytes, part: int) -> None:
+        client = self.client()
+        client.put_object(bucket, name, io.BytesIO(content), -1, part_size=part)
+        client._http.clear()
+
+    def etag(self, bucket: str, name: str) -> str:
+        client = self.client()
+        etag = client.stat_object(bucket, name).etag
+        client._http.clear()
+        return etag or ""
+
+    def versioned(self, bucket: str) -> None:
+        """From now on the bucket keeps old versions."""
+        client = self.client()
+        if not client.bucket_exists(bucket):
+            client.make_bucket(bucket)
+        client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+        client._http.clear()
+
+    def remove(self, bucket: str, name: str) -> None:
+        client = self.client()
+        client.remove_object(bucket, name)
+        client._http.clear()
+
     def put_folder(self, bucket: str, folder: Path, prefix: str) -> None:
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         self.put(bucket, {f"{prefix}/{name}": content for name, content in files.items()})
@@ -99,7 +125,7 @@ def start_server(folder: Path) -> S3Server:
         str(Path(sysconfig.get_path("scripts")) / "weed"), "-logtostderr=true", "server", "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1", f"-dir={folder / 'store'}", f"-master.port={ports[0]}", f"-volume.port={ports[1]}",
         "-filer", f"-filer.port={ports[2]}", "-s3", f"-s3.port={ports[3]}", f"-s3.config={folder / 's3.json'}",
-        "-master.volumeSizeLimitMB=64", "-volume.max=20",
+        "-master.volumeSizeLimitMB=32", "-volume.max=2000",
     ]  # fmt: skip
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
@@ -158,8 +184,8 @@ class CuttingProxy:
         self._thread.join(5)
 
     def gets(self, part: bytes) -> list[bytes]:
-        """Request heads of GETs whose address holds this."""
-        return [head for head in self.requests if head.startswith(b"GET ") and part in head.split(b"\r\n")[0]]
+        """Request heads of GETs whose path holds this."""
+        return [head for head in self.requests if head.startswith(b"GET ") and part in head.split()[1].split(b"?")[0]]
 
     def _accept(self) -> None:
         while True:
@@ -174,6 +200,8 @@ class CuttingProxy:
         server = socket.create_connection((host, int(port)))
         with self._lock:
             self.connections += 1
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
         threading.Thread(target=self._upwards, args=(client, server), daemon=True).start()
         passed = 0
         with contextlib.suppress(OSError), client, server:
@@ -190,7 +218,9 @@ class CuttingProxy:
                 passed += len(chunk)
                 if cutting:
                     client.shutdown(socket.SHUT_RDWR)
-                    return
+                    break
+        with self._lock:
+            self.open -= 1
 
     def _upwards(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -218,6 +248,34 @@ def s3_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIO_ACCESS_KEY", KEY)
     monkeypatch.setenv("MINIO_SECRET_KEY", SECRET)
     monkeypatch.setattr(client_module, "Patience", lambda: Patience(first_pause_s=0.05, longest_pause_s=0.2))
+
+
+def start_gateway(folder: Path) -> tuple[str, subprocess.Popen[bytes]]:
+    """rclone's gateway for a folder: its folders are the buckets. Address and process."""
+    port = free_port()
+    command = [
+        str(Path(sysconfig.get_path("scripts")) / "rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}",
+        "--auth-key", f"{KEY},{SECRET}", "--config", str(folder / "none.conf"), str(folder / "buckets"),
+    ]  # fmt: skip
+    with (folder / "gateway.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={"PATH": "/", "HOME": str(folder)})
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return f"http://127.0.0.1:{port}", process
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"the gateway did not start:\n{(folder / 'gateway.log').read_text()[-2000:]}")
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[str]:
+    """An odd one: errors that are no S3 errors, If-Match without effect, ranges under status 200."""
+    (tmp_path / "buckets").mkdir()
+    address, process = start_gateway(tmp_path)
+    yield address
+    process.kill()
+    process.wait(20)
 
 
 def source(endpoint: str, bucket: str, prefix: str = "", **settings: Any) -> S3Source:

@@ -223,6 +223,24 @@ CLEARML_LEAVES = {
     for name in ("output_uri", "checkpoint_interval", "close_timeout", "spool_mb", "console", "resource_monitoring")
 }
 
+# What they do is seen on a server: tests/test_s3_source.py and tests/test_s3_access.py.
+S3_LEAVES = {
+    f"data.s3.{name}"
+    for name in (
+        "endpoint", "secure", "bucket", "prefix", "region", "access_key_env", "secret_key_env", "session_token_env",
+        "anonymous", "unpack", "downloads",
+    )
+} | {"data.fetch_deadline"}  # fmt: skip
+
+# What they do is seen on a server: tests/test_cvat_settings.py.
+CVAT_LEAVES = {
+    f"data.cvat.{name}"
+    for name in (
+        "url", "task_ids", "project_ids", "job_ids", "organization", "downloader", "export", "timeout",
+        "username_env", "password_env", "token_env", "access_token_env",
+    )
+}  # fmt: skip
+
 
 # ---- what the runs are made of ------------------------------------------------------------------------------------
 
@@ -325,7 +343,7 @@ def test_a_changed_leaf_changes_the_run(row: Row, look: Look) -> None:
 
 
 def test_every_leaf_has_a_row_here() -> None:
-    tested = {row.key for row in ROWS} | LOADER_LEAVES | CLEARML_LEAVES
+    tested = {row.key for row in ROWS} | LOADER_LEAVES | CLEARML_LEAVES | S3_LEAVES | CVAT_LEAVES
     assert tested == set(_all_leaves())
 
 

@@ -118,6 +118,12 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
         else:
             kind = "a link" if info.issym() or info.islnk() else "a device, pipe or sparse file"
         yield _Member(info.name, info.size, kind, lambda info=info: _tar_file(archive, info))  # type: ignore[misc]
+    # The checksum of the compression stands behind what tarfile reads.
+    rest = 0
+    while archive.fileobj is not None and (padding := archive.fileobj.read(_CHUNK)):
+        rest += len(padding)
+        if rest > _SPARED:
+            raise tarfile.ReadError("much follows the end of the archive")
 
 
 def _tar_file(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

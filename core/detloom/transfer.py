@@ -313,6 +313,8 @@ def cached_folder(
             sync_folder(part)
             part.replace(dest)
             sync_folder(dest.parent)
+    except (ConnectionError, TimeoutError):
+        raise  # a fault of the network that `fill` did not explain
     except OSError as error:
         raise DetloomError(
             f"cannot write to the cache {dest.parent}: {error.strerror or error}",

@@ -73,7 +73,7 @@ def place(objects: Iterable[StoredObject], prefix: str, *, unpack: bool, label: 
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise DataError(
-            f"{label} has {len(faults)} objects whose keys cannot become files here:\n"
+            f"{label} has {len(faults)} object{'s' * (len(faults) > 1)} whose key cannot become a file here:\n"
             + "\n".join(faults[:SHOWN])
             + more,
             hint="rename them there, or name a prefix without them; nothing was downloaded",
