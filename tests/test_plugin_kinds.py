@@ -54,7 +54,8 @@ def test_an_installed_package_provides_every_kind_and_every_observer(place: Plac
     row = listed(place)["orchard"]
     assert (row["status"], row["distribution"], row["version"]) == ("ok", "orchard-vision", "1.4.2")
     assert set(row["provides"]) == {kind.removesuffix("es" if kind == "losses" else "s") for kind in KINDS}
-    assert {f"detloom_{kind}" for kind in KINDS} < set(row["hooks"]) and len(row["hooks"]) == len(KINDS) + len(OBSERVERS)
+    assert {f"detloom_{kind}" for kind in KINDS} < set(row["hooks"])
+    assert len(row["hooks"]) == len(KINDS) + len(OBSERVERS)
 
 
 def test_blocking_every_kind_leaves_no_plugin_of_detloom(place: Place) -> None:
