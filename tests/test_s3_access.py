@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import urllib3
 from minio.error import InvalidResponseError, S3Error, ServerError
 from pydantic import ValidationError
 
+from conftest import ROOT
 from detloom.errors import DataError, DetloomError, UnreachableError, UsageError
 from detloom.transfer import AccessError, ChangedError, NotThereError
 from detloom_integrations.s3.access import Access, access_of
@@ -86,6 +88,22 @@ def test_a_password_in_the_endpoint_is_refused_and_not_shown() -> None:
 
 def test_slashes_around_a_prefix_do_not_count() -> None:
     assert access(prefix="/a/b/").identity == "http://h:9000/photos/a/b"
+
+
+def test_the_documentation_names_every_setting_and_every_message() -> None:
+    page = (ROOT / "docs" / "s3.md").read_text(encoding="utf-8")
+    settings = {f"data.s3.{name}" for name in MinIODataSource.model_fields}
+    assert set(re.findall(r"data\.s3\.\w+", page)) == settings
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("integrations/detloom_integrations/s3", "core/detloom")
+        for path in (ROOT / folder).glob("*.py")
+    )
+    rows = re.findall(r"^\| [35] \| (.+?) \|", page, flags=re.MULTILINE)
+    pieces = [piece.strip() for row in rows for piece in re.split(r",|\.\.\.", row)]
+    wrong_keys = ("does not accept the access key", "does not accept the secret key")
+    assert [piece for piece in pieces if piece not in code and piece not in wrong_keys] == []
+    assert len(rows) == 10
 
 
 # ---- keys ---------------------------------------------------------------------------------------------------------

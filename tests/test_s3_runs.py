@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 import data_tools
 from detloom.cli import main
+from processes import Place, ended
 from s3_tools import KEY, SECRET, CuttingProxy, S3Server, contents
 
 BUCKET = "sets"
@@ -132,6 +136,33 @@ def test_a_run_on_a_bucket_finds_its_data_again_whatever_becomes_of_the_bucket(
     shutil.rmtree(place / "cache")
     code, _, err = run(capsys, "evaluate", str(folder))
     assert code == 5 and "cannot be reached" in err
+
+
+def test_an_interrupt_ends_a_fetch_at_once_and_the_next_one_goes_on(
+    place: Path, s3_server: S3Server, proxy: CuttingProxy
+) -> None:
+    s3_server.put("big", {"a.bin": os.urandom(6_000_000)})
+    proxy.delay_s = 0.02
+    here = Place(place, place / "cache", {"no_proxy": "127.0.0.1"})
+    process = here.start("check", "--minio-bucket", "big", "--minio-endpoint", proxy.endpoint)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _bytes_in(place / "cache") > 1_000_000:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    finished = ended(process)
+    assert time.monotonic() - began < 20
+    assert finished.code == 130, finished.err
+    assert "Traceback" not in finished.err
+    arrived, proxy.sent, proxy.delay_s = _bytes_in(place / "cache"), 0, 0.0
+    assert 1_000_000 < arrived < 6_000_000
+    again = here.run("check", "--minio-bucket", "big", "--minio-endpoint", proxy.endpoint)
+    assert "no annotations that can be read" in again.err
+    assert proxy.sent < 6_000_000 - arrived + 50_000
+
+
+def _bytes_in(cache: Path) -> int:
+    return sum(path.stat().st_size for path in cache.rglob("*.part") if path.is_file())
 
 
 def test_an_evaluation_can_use_a_bucket_for_a_model_trained_elsewhere(

@@ -153,9 +153,12 @@ def test_many_small_downloads_survive_cuts(many: dict[str, bytes], proxy: Cuttin
     assert proxy.cuts == 0
 
 
-def test_a_listing_that_is_cut_goes_on_behind_the_last_key(many: dict[str, bytes], proxy: CuttingProxy) -> None:
+@pytest.mark.parametrize("share", [0.02, 0.92], ids=["first page", "second page"])
+def test_a_listing_that_is_cut_goes_on_behind_the_last_key(
+    share: float, many: dict[str, bytes], proxy: CuttingProxy
+) -> None:
     whole = source(proxy.endpoint, "many", "tree").plan()
-    proxy.cut_after, proxy.cuts = 3000, 2
+    proxy.cut_after, proxy.cuts = int(proxy.sent * share), 1
     assert source(proxy.endpoint, "many", "tree").plan() == whole
     assert proxy.cuts == 0
 
