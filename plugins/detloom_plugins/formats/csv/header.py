@@ -66,7 +66,11 @@ def parse_header(line: str) -> Header | str:
     best: Header | str = "the first line holds no names of columns"
     for delimiter in DELIMITERS:
         if delimiter in line:
-            read = _header(next(csv.reader([line], delimiter=delimiter), []), delimiter)
+            try:
+                names = next(csv.reader([line], delimiter=delimiter), [])
+            except csv.Error as fault:
+                return f"the first line cannot be read: {fault}"
+            read = _header(names, delimiter)
             if isinstance(read, Header):
                 return read
             best = read

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from detloom.data.dataset import Dataset
     from detloom_plugins.formats.voc.settings import VOCSettings
 
+SAMPLED = 8
+"""Files of each folder that are looked into: one may be broken."""
+
 
 class VOCFormat:
     def __init__(self, settings: VOCSettings) -> None:
@@ -24,10 +27,10 @@ class VOCFormat:
         places = find_places(tree)
         if not places:
             return Sniff(0.0, f"no Pascal VOC xml found (looked for {LOOKED_FOR})")
-        first = places[0].files[0]
-        tag = root_of(first)
-        if tag != "annotation":
-            return Sniff(0.0, f"{shown(first, tree.root)} is no Pascal VOC file (<{tag}> instead of <annotation>)")
+        looked = [path for place in places for path in place.files[:SAMPLED]]
+        if all(root_of(path) != "annotation" for path in looked):
+            first = looked[0]
+            return Sniff(0.0, f"no Pascal VOC: {shown(first, tree.root)} begins with <{root_of(first)}>")
         count = sum(len(place.files) for place in places)
         folders = ", ".join(dict.fromkeys(shown(place.files[0].parent, tree.root) + "/" for place in places))
         return Sniff(0.9, f"Pascal VOC: {count} xml files in {folders}")

@@ -63,7 +63,7 @@ class _Reader:
             return
         for line, entry in enumerate(text.split("\n"), start=1):
             name = entry.strip().rsplit(":", 3)[0]
-            if name and not entry.startswith("#") and name != "background":
+            if name and not entry.startswith("# label:") and name != "background":
                 self._closed = True
                 yield from self._class(name, f"labelmap.txt:{line}")
 
@@ -177,7 +177,7 @@ class _Reader:
         if not label:
             yield found("bad-record", f"{where} (an object without a name)")
             return
-        if not self._closed:
+        if not self._closed or label == "background":  # every such list begins with it, used or not
             yield from self._class(label, where)
         box = element.child("bndbox")
         if box is None:
