@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from detloom.data.records import DataTree
+from detloom.specs import FetchContext
+from detloom_integrations.cvat.source import CVATSource
+from detloom_schemas.config import CVATDataSource
 
 TESTS = Path(__file__).resolve().parent
 USER, PASSWORD = "admin", "adminpass123"
@@ -54,7 +60,7 @@ class CVATServer:
 
     def hold(self, *tasks: Mapping[str, Any], **more: Any) -> None:
         """The server holds these tasks and nothing else; see doubles/cvat_server/world.py."""
-        self._send("_world", {"tasks": list(tasks), **more})
+        self._send("_world", {"polls": 0, "tasks": list(tasks), **more})
 
     def fault(self, name: str, value: Any = 1, times: int = -1) -> None:
         """See doubles/cvat_server/faults.py. times: how often, -1 until cleared."""
@@ -121,3 +127,25 @@ def task(id_: int, names: tuple[str, ...] = ("a.jpg", "b.jpg"), **more: Any) -> 
         shapes.append({"frame": n, "label": "dog", "points": [30.0, 20.0 + n, 46.25, 32.0 + n]})
     frames = [{"name": name} for name in names]
     return {"id": id_, "labels": ["car", "dog"], "frames": frames, "shapes": shapes, **more}
+
+
+def source(**settings: Any) -> CVATSource:
+    """A source with these settings; silent servers are given up after three seconds."""
+    return CVATSource(CVATDataSource(**{"timeout": 3.0, **settings}))
+
+
+def fetched(folder: Path, *, seconds: float = 60.0, **settings: Any) -> DataTree:
+    """Plan and fetch below a folder, as a command does."""
+    made = source(**settings)
+    plan = made.plan()
+    return made.fetch(plan, folder / plan.revision, FetchContext(deadline_s=seconds))
+
+
+def pictures_of(tree: DataTree) -> dict[str, str]:
+    """Name below images/ to SHA-256."""
+    images = tree.root / "images"
+    return {
+        path.relative_to(images).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in images.rglob("*")
+        if path.is_file()
+    }

@@ -12,9 +12,9 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from detloom_integrations.cvat.access import Access
@@ -134,25 +134,25 @@ class PlainChannel:
 
 
 def _as_reply(answer: Any) -> Reply:
-    source: IO[bytes] = answer
-    length = answer.headers.get("Content-Length")
-    left = [int(length) if length is not None and length.isdigit() else None]
+    """answer: what the standard library gives, also for refusals; its `read1` does not tell when the end is missing."""
+    length = answer.headers.get("Content-Length") or ""
+    left = int(length) if length.isdigit() else None
 
     def read(size: int) -> bytes:
+        nonlocal left
         with _told():
-            # HTTPError hides the answer that can be read as it comes.
-            content: bytes = (getattr(source, "fp", source) if isinstance(answer, Exception) else source).read1(size)  # type: ignore[attr-defined]
-        if left[0] is not None:
-            left[0] -= len(content)
-            if not content and left[0] > 0 and size > 0:
-                raise ChannelError(f"the connection was cut, {left[0]:,} bytes too early")
+            content: bytes = answer.read1(size)
+        if left is not None:
+            left -= len(content)
+            if not content and left > 0:
+                raise ChannelError(f"the connection was cut, {left:,} bytes too early")
         return content
 
     return Reply(answer.status, {name.lower(): value for name, value in answer.headers.items()}, read, answer.close)
 
 
 @contextlib.contextmanager
-def _told() -> Any:
+def _told() -> Iterator[None]:
     """Faults of the standard library as ChannelError."""
     try:
         yield

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 from detloom.errors import DataError
 from detloom.transfer import Deadline, Meter, TimedOutError, demand_space, download
 from detloom_integrations.cvat.channel import ChannelError
-from detloom_integrations.cvat.server import BusyError, CutShortError, RefusedError, Server, is_transient
+from detloom_integrations.cvat.server import BusyError, RefusedError, Server, is_transient
 from detloom_integrations.cvat.units import FORMAT
 
 log = logging.getLogger("detloom")
@@ -98,8 +98,6 @@ class CVATHTTPDownloaderV2:
         try:
             answer = self.server.json(f"{wanted.path}/dataset/export", query, "POST")
         except RefusedError as refusal:
-            if refusal.status in _NO_SUCH_WAY:
-                raise OtherWayError(str(refusal)) from None
             raise _refused(self.server, refusal, wanted) from None
         request = answer.get("rq_id") if isinstance(answer, dict) else None
         if not isinstance(request, str):
@@ -110,6 +108,10 @@ class CVATHTTPDownloaderV2:
         @contextmanager
         def open_at(offset: int) -> Iterator[tuple[int, Iterable[bytes]]]:
             with self.server.open_reply(path, query) as reply:
+                if reply.status != 200:  # an old server is still, or again, at work
+                    raise _GoneError
+                if reply.headers.get("content-type", "").startswith("text/html"):
+                    raise ChannelError("it sends a page where the archive was asked for", lasting=True)
                 size = reply.headers.get("content-length", "")
                 if size.isdigit():
                     self._meter.total = max(self._meter.total, self._meter.done + int(size))
@@ -120,10 +122,10 @@ class CVATHTTPDownloaderV2:
             download(file, open_at, None, deadline=deadline, is_transient=is_transient, meter=self._meter,
                      patience=self.server.patience)  # fmt: skip
         except RefusedError as refusal:
-            if refusal.status == 404:
+            if refusal.status == 404 or (self.way == "old" and refusal.status == 400):
                 raise _GoneError from None
             raise ExportFailedError(f"it does not deliver {wanted.label} ({refusal})") from None
-        except (ChannelError, BusyError, CutShortError) as error:
+        except (ChannelError, BusyError) as error:
             deadline.check()
             raise ExportFailedError(f"fetching {wanted.label} broke off each time: {error}") from error
 
@@ -138,23 +140,28 @@ class CVATHTTPDownloaderV1(CVATHTTPDownloaderV2):
     way = "old"
 
     def archive(self, wanted: Wanted, file: Path, deadline: Deadline) -> None:
+        """The server forgets an archive once it has sent it, whole or not: after a cut it is made again."""
         path = f"{wanted.path}/{'dataset' if wanted.images else 'annotations'}"
         query: dict[str, str | int] = {"format": FORMAT}
+        for attempt in range(self.server.patience.attempts):
+            self._wait(path, query, wanted, deadline)
+            try:
+                self._fetch(path, {**query, "action": "download"}, wanted, file, deadline)
+                return
+            except _GoneError:
+                deadline.pause(self.server.patience.pause(attempt + 1))
+        raise ExportFailedError(f"fetching {wanted.label} broke off each time")
+
+    def _wait(self, path: str, query: dict[str, str | int], wanted: Wanted, deadline: Deadline) -> None:
         with _waiting_for(wanted, deadline):
             for pause in _pauses():
                 try:
                     status = self.server.status(path, query)
                 except RefusedError as refusal:
-                    if refusal.status in _NO_SUCH_WAY:
-                        raise OtherWayError(str(refusal)) from None
                     raise _refused(self.server, refusal, wanted) from None
                 if status == 201:
-                    break
+                    return
                 deadline.pause(pause)
-        try:
-            self._fetch(path, {**query, "action": "download"}, wanted, file, deadline)
-        except _GoneError as gone:
-            raise ExportFailedError(f"its export of {wanted.label} expires before it is fetched") from gone
 
 
 def _pauses() -> Iterator[float]:
@@ -194,6 +201,9 @@ def _last_line(message: str) -> str:
 
 
 def _refused(server: Server, refusal: RefusedError, wanted: Wanted) -> Exception:
+    # A path that a server does not know is refused without a word about tasks or jobs.
+    if refusal.status in _NO_SUCH_WAY and not (refusal.status == 404 and "matches the given query" in refusal.said):
+        return OtherWayError(str(refusal))
     if refusal.status == 400 and "format" in refusal.said.lower():
         return DataError(
             server.clean(f"CVAT at {server.access.address} cannot write {FORMAT!r}: {refusal.said}"),

@@ -62,9 +62,9 @@ class Fetcher:
             try:
                 return way(unit, folder, deadline)
             except (ExportFailedError, TimedOutError) as failure:
-                self._server.deadline.check()
                 if last:
                     raise self._told(failure, unit) from None
+                self._server.deadline.check()
                 text = failure.message if isinstance(failure, DetloomError) else str(failure)
                 log.warning("%s; now %s", self._server.clean(f"CVAT: {name} failed: {text}"), ways[n + 1][0])
         raise AssertionError("the last way returns or raises")
@@ -154,8 +154,10 @@ class Fetcher:
                 way.archive(wanted, archive, deadline)
             except OtherWayError as error:
                 if n + 1 == len(self._ways):
-                    raise ExportFailedError(
-                        f"it does not export in the way that was asked for ({error}); see data.cvat.downloader"
+                    server = self._server
+                    raise UnreachableError(
+                        server.clean(f"CVAT at {server.access.address} does not export in the way asked for: {error}"),
+                        hint="let the way be found: data.cvat.downloader=auto",
                     ) from None
                 log.info("CVAT exports in the old way (%s)", error)
             else:

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from detloom.errors import DetloomError, UnreachableError
@@ -51,30 +52,32 @@ class BusyError(Exception):
         self.status, self.said, self.pause_s = status, said, pause_s
 
 
-class CutShortError(Exception):
-    """Nothing of what was read can be used."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """timeout_s: seconds that the server may be silent."""
+
+    deadline: Deadline
+    timeout_s: float
+    patience: Patience
 
 
 class Server:
     """One server, one user, one deadline. May be used from several threads after `open`."""
 
-    def __init__(self, access: Access, channel: Channel, deadline: Deadline, timeout_s: float) -> None:
-        self.access, self.channel, self.deadline, self.timeout_s = access, channel, deadline, timeout_s
-        self.patience = Patience()
+    def __init__(self, access: Access, channel: Channel, limits: Limits) -> None:
+        self.access, self.channel, self.limits = access, channel, limits
+        self.deadline, self.patience = limits.deadline, limits.patience
         self._login = threading.Lock()
         self._logins = 0
 
     @classmethod
-    def open(
-        cls, access: Access, deadline: Deadline, *, timeout_s: float, wanted: str, patience: Patience | None = None
-    ) -> Server:
+    def open(cls, access: Access, limits: Limits, wanted: str) -> Server:
         """A server that answered and took the credentials.
 
         wanted: "sdk", "http", or "auto" (the SDK where it fits). Raises UnreachableError, AccessError, or PluginError
         when the SDK is wanted and is not here.
         """
-        server = cls(access, PlainChannel(access), deadline, timeout_s)
-        server.patience = patience or Patience()
+        server = cls(access, PlainChannel(access), limits)
         version = server.without_organization(logged_in=False)._version()
         if wanted == "sdk" or (wanted == "auto" and version >= SDK_FROM):
             server._use_sdk(demanded=wanted == "sdk")
@@ -87,15 +90,17 @@ class Server:
     def without_organization(self, *, logged_in: bool = True) -> Server:
         """The same server; one that does not know an organisation answers nothing within it."""
         access = self.access.without_organization()
-        other = Server(access, PlainChannel(access), self.deadline, self.timeout_s)
-        other.patience = self.patience
+        other = Server(access, PlainChannel(access), self.limits)
         if logged_in:
             other._log_in()
         return other
 
     def _version(self) -> tuple[int, ...]:
         """Of the server; also finds out whether there is one."""
-        about = self.json("/api/server/about")
+        try:
+            about = self.json("/api/server/about")
+        except RefusedError:
+            about = None
         if not isinstance(about, dict) or "version" not in about:
             self._fail(UnreachableError, "it answers, but not as a CVAT server", self._where())
         return tuple(int(part) for part in re.findall(r"\d+", str(about["version"]))[:2])
@@ -131,7 +136,7 @@ class Server:
 
     def _renew(self, logins: int) -> bool:
         """Log in again after a session has ended, once for all threads; False where that cannot help."""
-        if not self.access.password or logins > 1:
+        if not self.access.password:
             return False
         with self._login:
             if self._logins == logins:
@@ -226,7 +231,7 @@ class Server:
     def _timeout(self) -> float:
         """Seconds to wait for a byte: never past the deadline."""
         self.deadline.check()
-        return max(0.05, min(self.timeout_s, self.deadline.left()))
+        return max(0.05, min(self.limits.timeout_s, self.deadline.left()))
 
     # ---- patience ---------------------------------------------------------------------------------------------
 
@@ -275,4 +280,4 @@ class Server:
 
 def is_transient(error: Exception) -> bool:
     """Whether the same request may go well in a moment."""
-    return isinstance(error, BusyError | CutShortError) or (isinstance(error, ChannelError) and not error.lasting)
+    return isinstance(error, BusyError) or (isinstance(error, ChannelError) and not error.lasting)

@@ -18,7 +18,7 @@ from detloom.transfer import ChangedError, Deadline, Meter, Patience, cached_fol
 from detloom_integrations.cvat.access import Access, find_access
 from detloom_integrations.cvat.assembling import Source, assemble, missing
 from detloom_integrations.cvat.fetching import Fetcher
-from detloom_integrations.cvat.server import RefusedError, Server
+from detloom_integrations.cvat.server import Limits, RefusedError, Server
 from detloom_integrations.cvat.units import FORMAT, Unit, find_units
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ log = logging.getLogger("detloom")
 
 PLAN_S = 300.0
 """Seconds that looking up what is there may take."""
-PLAN_PATIENCE = Patience(attempts=3)
+PLAN_PATIENCE, FETCH_PATIENCE = Patience(attempts=3), Patience()
 RECORD = Path("about") / "cvat.json"
 """What was fetched: kept beside the data, away from where formats look for annotations."""
 
@@ -57,11 +57,10 @@ class CVATSource:
                 self._fetch(access, plan, dest, context)
         return DataTree(dest, images=(dest / "images",), name=_name(plan.identity))
 
-    def _open(self, access: Access, deadline: Deadline, patience: Patience | None = None) -> Server:
+    def _open(self, access: Access, deadline: Deadline, patience: Patience) -> Server:
         wanted = self._settings.downloader
         kind = wanted if wanted in ("auto", "sdk") else "http"
-        timeout_s = self._settings.timeout
-        return Server.open(access, deadline, timeout_s=timeout_s, wanted=kind, patience=patience)
+        return Server.open(access, Limits(deadline, self._settings.timeout, patience), kind)
 
     def _plan(self, access: Access, units: list[Unit]) -> SourcePlan:
         keys = [unit.key(access.address) for unit in units]
@@ -71,7 +70,7 @@ class CVATSource:
 
     def _fetch(self, access: Access, plan: SourcePlan, dest: Path, context: FetchContext) -> None:
         deadline = Deadline.of(context)
-        server = self._open(access, deadline)
+        server = self._open(access, deadline, FETCH_PATIENCE)
         units = self._units(server, plan)
         meter = Meter(0, context.progress)
         fetcher = Fetcher(server, meter, self._settings.downloader, self._settings.export)

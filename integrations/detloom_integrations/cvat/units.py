@@ -89,15 +89,20 @@ def find_units(server: Server, settings: CVATDataSource) -> list[Unit]:
     projects = search.found("projects", settings.project_ids)
     jobs = search.found("jobs", settings.job_ids)
     search.report()
-    for project in projects:
-        tasks += _with_frames(server.pages("/api/tasks", {"project_id": project["id"]}), project)
     chosen = {task["id"]: task for task in tasks}
-    units = [_task_unit(server, task) for task in chosen.values()]
+    units = [
+        _task_unit(task, _jobs(server, "task_id", task["id"]), _labels(server, "task_id", task["id"])) for task in tasks
+    ]
+    for project in projects:
+        found = _with_frames(server.pages("/api/tasks", {"project_id": project["id"]}), project)
+        jobs_of, labels = _jobs(server, "project_id", project["id"]), _labels(server, "project_id", project["id"])
+        units += [_task_unit(task, jobs_of, labels) for task in found if task["id"] not in chosen]
+        chosen |= {task["id"]: task for task in found}
     for job in {job["id"]: job for job in jobs}.values():
         if job.get("task_id") in chosen:
             log.info("CVAT: job %s is part of task %s, which is fetched whole", job["id"], job["task_id"])
         else:
-            units.append(_job_unit(server, job))
+            units.append(_job_unit(server, job, _labels(server, "job_id", job["id"])))
     _check_kind(units, [*chosen.values(), *jobs])
     return units
 
@@ -189,7 +194,7 @@ class _Search:
         shown = [f"{id_} {name!r}" if name else str(id_) for id_, name in list(there.items())[:_SHOWN]]
         more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
         listed = f"{kind} that you can see: {', '.join(shown)}{more}" if there else f"you can see no {kind} there"
-        return " ".join([*meant, listed])
+        return "; ".join([*meant, listed])
 
     def _list(self, kind: str) -> list[dict[str, Any]]:
         return self._server.pages(f"/api/{kind}", {}, 300)
@@ -219,8 +224,14 @@ def _listed(ids: Sequence[int]) -> str:
     return f"{shown} and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else shown
 
 
-def _task_unit(server: Server, task: dict[str, Any]) -> Unit:
-    jobs = _jobs(server, task)
+def _task_unit(task: dict[str, Any], jobs: Sequence[dict[str, Any]], labels: tuple[str, ...]) -> Unit:
+    """jobs: of this task and perhaps of others. Those count that hold the task's own annotations: not the ground
+    truth, not replicas for a consensus."""
+    parts = [
+        JobPart(job["id"], int(job["start_frame"]), int(job["stop_frame"]), str(job.get("updated_date") or ""))
+        for job in jobs
+        if job.get("task_id") == task["id"] and job.get("type", "annotation") == "annotation"
+    ]
     return Unit(
         kind="task",
         id=task["id"],
@@ -228,26 +239,13 @@ def _task_unit(server: Server, task: dict[str, Any]) -> Unit:
         frames=int(task.get("size") or 0),
         subset=str(task.get("subset") or ""),
         updated=str(task.get("updated_date") or ""),
-        labels=_labels(server, {"task_id": task["id"]}),
-        jobs=tuple(sorted(jobs, key=lambda job: (job.first, job.id))),
+        labels=labels,
+        jobs=tuple(sorted(parts, key=lambda job: (job.first, job.id))),
         video=task.get("mode") == "interpolation",
     )
 
 
-def _jobs(server: Server, task: dict[str, Any]) -> list[JobPart]:
-    """Those that hold the task's own annotations: not the ground truth, not replicas for a consensus."""
-    try:
-        found = server.pages("/api/jobs", {"task_id": task["id"]})
-    except RefusedError:  # a server that is too old to list them
-        return []
-    return [
-        JobPart(job["id"], int(job["start_frame"]), int(job["stop_frame"]), str(job.get("updated_date") or ""))
-        for job in found
-        if job.get("type", "annotation") == "annotation"
-    ]
-
-
-def _job_unit(server: Server, job: dict[str, Any]) -> Unit:
+def _job_unit(server: Server, job: dict[str, Any], labels: tuple[str, ...]) -> Unit:
     try:
         task = server.json(f"/api/tasks/{job['task_id']}")
     except RefusedError:  # whoever annotates one job need not see the task
@@ -260,14 +258,22 @@ def _job_unit(server: Server, job: dict[str, Any]) -> Unit:
         frames=last - first + 1,
         subset=str(task.get("subset") or ""),
         updated=f"{job.get('updated_date') or ''} {task.get('updated_date') or ''}",
-        labels=_labels(server, {"job_id": job["id"]}),
+        labels=labels,
         first=first,
         video=job.get("mode") == "interpolation",
     )
 
 
-def _labels(server: Server, of: dict[str, int]) -> tuple[str, ...]:
+def _jobs(server: Server, of: str, id_: int) -> list[dict[str, Any]]:
+    """of: task_id or project_id."""
     try:
-        return tuple(str(label.get("name")) for label in server.pages("/api/labels", of))
+        return server.pages("/api/jobs", {of: id_})
+    except RefusedError:  # a server that is too old to list them
+        return []
+
+
+def _labels(server: Server, of: str, id_: int) -> tuple[str, ...]:
+    try:
+        return tuple(str(label.get("name")) for label in server.pages("/api/labels", {of: id_}))
     except RefusedError:  # a server that is too old to list them: the export names them
         return ()

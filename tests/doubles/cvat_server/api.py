@@ -44,7 +44,7 @@ class Asked:
         ):
             if re.search(pattern, self.path):
                 return word
-        old = self.path.endswith("/dataset")
+        old = self.path.endswith("/dataset") or "format" in self.query
         return ("download" if self.query.get("action") else "export") if old else "other"
 
 
@@ -227,7 +227,7 @@ class Api:
             return self._export(asked, target, kind, answers.user)
         if rest == "/dataset/download":
             return self._download(asked, kind, target)
-        if rest == "/dataset":
+        if rest == "/dataset" or (rest == "/annotations" and "format" in asked.query):
             return self._legacy(asked, target, kind, answers.user)
         if isinstance(target, Project):
             raise Refused(404, {"detail": "Not found."})
@@ -235,7 +235,7 @@ class Api:
         frames = range(target.first, target.last + 1) if isinstance(target, Job) else range(len(task.frames))
         if rest == "/data/meta":
             return Reply(200, answers.meta(task, frames, kind))
-        if rest == "/annotations" and "format" not in asked.query:
+        if rest == "/annotations":
             return Reply(200, answers.annotations(task))
         if rest == "/data":
             return self._frame(asked, task, frames)
@@ -338,7 +338,8 @@ class Api:
             raise Refused(410, text, HTML)
         if asked.query.get("format") not in self.world.formats:
             raise Refused(400, ["Unknown format specified for the request"])
-        export = self._made(asked.query["format"], target, kind, user, images=True)
+        images = asked.path.endswith("/dataset")
+        export = self._made(asked.query["format"], target, kind, user, images)
         if asked.query.get("action") == "download":
             if export.polls <= 1 + self.world.polls:
                 raise Refused(400, "Export has not finished", HTML)

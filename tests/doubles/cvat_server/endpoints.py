@@ -25,7 +25,7 @@ def known() -> list[tuple[str, re.Pattern[str], frozenset[str]]]:
     for path in (r"/api/(tasks|projects|jobs)/\d+/dataset/download",):
         found += [(verb, re.compile(path), frozenset({"rq_id"})) for verb in ("GET", "HEAD")]
     old = frozenset({"format", "action", "filename", "location", "cloud_storage_id", "use_default_location"})
-    found.append(("GET", re.compile(r"/api/(tasks|projects|jobs)/\d+/dataset"), old))
+    found.append(("GET", re.compile(r"/api/(tasks|projects|jobs)/\d+/(dataset|annotations)"), old))
     return found
 
 

@@ -61,7 +61,7 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
                 answer = api.answer(asked, f"http://{self.headers.get('Host')}")
             except Refused as refusal:
                 headers = {"WWW-Authenticate": "Token"} if refusal.status == 401 else {}
-                headers |= {"Retry-After": "0"} if refusal.status in (429, 503) else {}
+                headers |= {"Retry-After": "1"} if refusal.status in (429, 503) else {}
                 answer = Reply(refusal.status, refusal.detail, refusal.kind, headers)
             if isinstance(answer, Archive):
                 send_archive(self, answer.content, answer.name, api.faults)
