@@ -226,9 +226,27 @@ class DataConfig(Settings):
     split: Annotated[DataSplitConfig, Field(description="used when the data have no validation split")] = (
         DataSplitConfig()
     )
+    policy: Annotated[
+        Literal["strict", "repair", "lenient"],
+        Field(
+            description="strict: whatever the check would mend or drop stops a training; repair: errors stop it, boxes "
+            "without a size or outside their image are mended or dropped; lenient: errors that name single images or "
+            "objects leave those out"
+        ),
+    ] = "repair"
     allow: Annotated[
         Names, Field(description="codes of errors that do not stop a training; what they name is left out")
     ] = ()
+    max_left_out: Annotated[
+        Probability | None,
+        Field(
+            description="largest share of the images, or of the objects, that errors may leave out before it stops "
+            "anyway; none: 0.01 for what lenient leaves out, no limit for the codes in `allow`"
+        ),
+    ] = None
+    near_duplicates: Annotated[
+        bool, Field(description="look for pictures of one split that are nearly in another")
+    ] = True
     fetch_deadline: Annotated[
         float, Field(gt=0, description="seconds that fetching the data may take, with all retries")
     ] = 14400.0

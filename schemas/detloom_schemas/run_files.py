@@ -152,7 +152,7 @@ class ClassStatistics(RunFile):
 
 
 class FindingRecord(RunFile):
-    """One coded result of the data check."""
+    """One coded result of the data check. images, objects: how many of them were left out for it."""
 
     code: str
     severity: Literal["error", "warning", "info"] = "info"
@@ -160,6 +160,8 @@ class FindingRecord(RunFile):
     where: str = ""
     remedy: str = ""
     count: int = 1
+    images: int = 0
+    objects: int = 0
 
 
 class DataRecord(DataIdentity):

@@ -15,13 +15,15 @@ from pathlib import Path
 Progress = Callable[[int, int], None]
 
 # Part of the key: facts that an older reader found out are not taken over.
-_READER = "1"
+_READER = "2"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """width, height: upright; raw_width, raw_height: as stored. fault: a finding code, empty for a sound file; then
-    the sizes are 0 and `reason` says what is wrong."""
+    """width, height: upright; raw_width, raw_height: as stored; kind: `jpeg`, `png`, ..., empty for rare ones; mode:
+    see detloom.data.headers; several: more pictures are in the file; blank: all pixels are equal; fingerprint: see
+    detloom.data.similar. fault: a finding code, empty for a sound file; then the sizes are 0 and `reason` says what is
+    wrong."""
 
     sha256: str = ""
     width: int = 0
@@ -30,6 +32,10 @@ class ImageFacts:
     raw_height: int = 0
     orientation: int = 1
     mode: str = ""
+    kind: str = ""
+    several: bool = False
+    blank: bool = False
+    fingerprint: str = ""
     fault: str = ""
     reason: str = ""
 
@@ -45,7 +51,9 @@ def cache_dir() -> Path:
 
 def look_at(path: Path) -> ImageFacts:
     """Read and decode one file."""
+    from detloom.data.headers import parse_header
     from detloom.data.images import ImageError, decode_image, probe_bytes
+    from detloom.data.similar import fingerprint, is_blank
 
     try:
         data = path.read_bytes()
@@ -58,7 +66,20 @@ def look_at(path: Path) -> ImageFacts:
     except ImageError as error:
         return ImageFacts(sha256, fault=error.code, reason=error.reason)
     height, width = pixels.shape[:2]
-    return ImageFacts(sha256, width, height, probe.raw_width, probe.raw_height, probe.orientation, probe.mode)
+    header = parse_header(data)
+    return ImageFacts(
+        sha256,
+        width,
+        height,
+        probe.raw_width,
+        probe.raw_height,
+        probe.orientation,
+        probe.mode,
+        kind=header.format if header is not None else "",
+        several=header is not None and header.several,
+        blank=is_blank(pixels),
+        fingerprint=fingerprint(pixels),
+    )
 
 
 def gather_facts(paths: Sequence[Path], progress: Progress | None = None) -> dict[Path, ImageFacts]:

@@ -18,7 +18,7 @@ class Header:
     """width, height: pixels as stored (before the orientation is applied). orientation: EXIF 1 to 8.
 
     mode: `rgb`, `gray`, `palette`, `rgba`, `gray-alpha`, `cmyk`, with `16` appended for 16 bits a channel.
-    complete: false when the file visibly ends too early.
+    complete: false when the file visibly ends too early. several: further pictures (animations, pages).
     """
 
     format: str
@@ -27,6 +27,7 @@ class Header:
     orientation: int = 1
     mode: str = "rgb"
     complete: bool = True
+    several: bool = False
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -71,17 +72,18 @@ def _jpeg(data: bytes) -> Header | None:
 def _png(data: bytes) -> Header:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     mode = _PNG_MODES.get(colour, "rgb") + ("16" if depth == 16 else "")
-    orientation, position, complete = 1, 8, False
+    orientation, position, complete, several = 1, 8, False, False
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
         kind = data[position + 4 : position + 8]
         if kind == b"eXIf":
             orientation = _tiff_orientation(data[position + 8 : position + 8 + length])
+        several = several or kind == b"acTL"
         position += 12 + length
         if kind == b"IEND":
             complete = position <= len(data)
             break
-    return Header("png", width, height, orientation, mode, complete)
+    return Header("png", width, height, orientation, mode, complete, several)
 
 
 def png_is_sound(data: bytes) -> bool:
@@ -100,20 +102,21 @@ def png_is_sound(data: bytes) -> bool:
 
 def _gif(data: bytes) -> Header:
     width, height = struct.unpack_from("<HH", data, 6)
-    return Header("gif", width, height, mode="palette", complete=_gif_frame_ends(data))
+    end = _gif_frame_end(data, 13 + _gif_colours(data[10]))
+    complete = 0 < end <= len(data)
+    return Header("gif", width, height, mode="palette", complete=complete, several=_gif_frame_end(data, end) > 0)
 
 
-def _gif_frame_ends(data: bytes) -> bool:
-    """Whether the data of the first frame are all there."""
-    position = 13 + _gif_colours(data[10])
-    while position < len(data):
+def _gif_frame_end(data: bytes, position: int) -> int:
+    """Where the next frame ends, beyond the data when that is cut off; 0 when there is none."""
+    while 0 < position < len(data):
         kind = data[position]
         if kind == 0x2C:  # a frame: its place, perhaps colours, the code size, then blocks
-            return _gif_blocks(data, position + 11 + _gif_colours(data[position + 9])) <= len(data)
+            return _gif_blocks(data, position + 11 + _gif_colours(data[position + 9]))
         if kind != 0x21:  # neither a frame nor an extension
-            return False
+            return 0
         position = _gif_blocks(data, position + 2)
-    return False
+    return 0
 
 
 def _gif_colours(flags: int) -> int:
@@ -147,7 +150,8 @@ def _webp(data: bytes) -> Header | None:
         return Header("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, complete=complete)
     width = int.from_bytes(data[24:27], "little") + 1
     height = int.from_bytes(data[27:30], "little") + 1
-    return Header("webp", width, height, _webp_orientation(data), complete=complete)
+    several = bool(data[20] & 0x02)  # the flag of an animation
+    return Header("webp", width, height, _webp_orientation(data), complete=complete, several=several)
 
 
 def _webp_orientation(data: bytes) -> int:
@@ -162,11 +166,16 @@ def _webp_orientation(data: bytes) -> int:
 
 def _tiff(data: bytes) -> Header:
     tags = _tiff_tags(data)
+    # The place of the next directory stands behind the first one.
+    order = "<" if data[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    following = data[start + 2 + 12 * count : start + 6 + 12 * count]
     bits, samples = tags.get(258, 1), tags.get(277, 1)
     mode = {1: "gray", 2: "gray-alpha", 4: "rgba"}.get(samples, "rgb")
     # Tag 258 holds an offset when there are several samples; the decoder finds out then.
     mode += "16" if samples == 1 and bits == 16 else ""
-    return Header("tiff", tags.get(256, 0), tags.get(257, 0), _valid(tags.get(274, 1)), mode)
+    return Header("tiff", tags.get(256, 0), tags.get(257, 0), _valid(tags.get(274, 1)), mode, several=any(following))
 
 
 def _tiff_orientation(block: bytes) -> int:

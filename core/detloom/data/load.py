@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from detloom.data.facts import Progress
 from detloom.data.fetch import fetch_tree
-from detloom.data.findings import IMAGE_ERRORS, DataRefusedError, refused, useless_codes
+from detloom.data.findings import DataRefusedError, Mark, refused, useless_codes
 from detloom.data.inspect import Inspection, inspect_dataset
+from detloom.data.policy import Policy
 from detloom.data.splitting import SplitShares
 from detloom.data.validate import ReadOptions, validate
 from detloom.errors import DataError, PluginError
@@ -47,7 +48,7 @@ class CheckReport:
     @property
     def images_left_out(self) -> int:
         """Listed images that cannot be used."""
-        return sum(finding.count for finding in self.findings if finding.code in IMAGE_ERRORS)
+        return sum(finding.images for finding in self.findings)
 
     @property
     def refused(self) -> list[Finding]:
@@ -78,10 +79,16 @@ def load_dataset(
 
 
 def check(
-    config: ResolvedConfig, host: PluginHost, *, progress: Progress | None = None, for_training: bool = True
+    config: ResolvedConfig,
+    host: PluginHost,
+    *,
+    progress: Progress | None = None,
+    for_training: bool = True,
+    marks: list[Mark] | None = None,
 ) -> CheckReport:
-    """Everything that can be said of the data. Raises DataError only when there are none."""
-    name, dataset, findings = _read(config, host, progress, for_training)
+    """Everything that can be said of the data. marks: gets every single place of every finding. Raises DataError only
+    when there are none."""
+    name, dataset, findings = _read(config, host, progress, for_training, marks=marks)
     inspection = None if dataset is None else inspect_dataset(dataset)
     return CheckReport(name, dataset, findings, inspection, tuple(config.config.data.allow))
 
@@ -92,13 +99,15 @@ def _read(
     progress: Progress | None,
     for_training: bool,
     before: SourcePlan | None = None,
+    marks: list[Mark] | None = None,
 ) -> tuple[str, Dataset | None, tuple[Finding, ...]]:
     data = config.config.data
     fetched = fetch_tree(config, host, before)
     tree = fetched.tree
     spec, chosen = choose_format(config, host, tree)
     shares = SplitShares(data.split.val, data.split.test, data.split.seed)
-    options = ReadOptions(shares, for_training, progress)
+    policy = Policy(data.policy, tuple(data.allow), data.max_left_out)
+    options = ReadOptions(shares, for_training, progress, policy, data.near_duplicates, marks)
     name = data_name(tree)
     dataset, findings = validate(name, _records(host, spec, chosen, tree), options)
     if dataset is not None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from detloom.data.findings import FindingBook
+from detloom.data.findings import Box, FindingBook
 from detloom.data.masks import RLE, BadSegmentationError, rle_area, rle_box, to_rle, turn_rle
 from detloom.data.records import ObjectRecord
 
-Box = tuple[float, float, float, float]
-
 ROUNDING_PX = 0.01
 """Boxes may overshoot the image by this much: written with two decimals, they often do."""
+NEAR_IOU = 0.95
+"""Boxes of one class that overlap by more are probably one object."""
+SAME_PLACE_IOU = 0.2
+"""A box and the box around its mask overlap by at least this much, however loosely it was drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,12 @@ def _check_object(
     elif rle is not None:
         box = _fit(rle_box(rle), frame, record.where, book)
     else:
-        if record.segmentation in (None, [], {}):  # a mask without a pixel is named already
+        if not record.segmentation:  # a mask without a pixel is named already
             book.add("bad-box-type", f"{record.where} (no box and no mask)")
         raise _LeftOutError
+    if rle is not None and written is not None and not record.crowd and iou(box, rle_box(rle)) < SAME_PLACE_IOU:
+        place = f"{record.where} (box {_short(box)}, mask {_short(rle_box(rle))})"
+        book.add("mask-off-box", place, box=box, after=rle_box(rle))
     area = _area(record, box, rle, written == box, book)
     return CheckedObject(box, label, record.crowd, area, rle, record.id, written is not None, record.keypoints)
 
@@ -102,19 +107,59 @@ def drop_duplicates(objects: Sequence[CheckedObject], where: str, book: FindingB
     for item in objects:
         key = (item.label, item.box, item.crowd, item.rle["counts"] if item.rle else None)
         if key in kept:
-            book.add("duplicate-box", f"{where} (box {_short(item.box)})")
+            book.add("duplicate-box", f"{where} (box {_short(item.box)})", box=item.box)
         else:
             kept[key] = item
     return list(kept.values())
 
 
-def _label(record: ObjectRecord, labels: Mapping[int | str, int], book: FindingBook) -> int:
-    key = record.class_id if record.class_name is None else " ".join(record.class_name.split())
+def compare_objects(objects: Sequence[CheckedObject], where: str, book: FindingBook) -> None:
+    """Objects of one image that may be one object."""
+    for place, (one, other) in _close_pairs(objects):
+        text = f"{where} (boxes {_short(one.box)} and {_short(other.box)})"
+        book.add(place, text, box=one.box, after=other.box)
+
+
+def _close_pairs(objects: Sequence[CheckedObject]) -> Iterator[tuple[str, tuple[CheckedObject, CheckedObject]]]:
+    # By their left edges: what begins far from another cannot lie on it.
+    ordered = sorted((item for item in objects if not item.crowd), key=lambda item: item.box[0])
+    for number, one in enumerate(ordered):
+        reach = one.box[0] + (one.box[2] - one.box[0]) * (1 - NEAR_IOU)
+        for other in ordered[number + 1 :]:
+            if other.box[0] > reach:
+                break
+            if one.label == other.label and one.box != other.box and iou(one.box, other.box) >= NEAR_IOU:
+                yield "near-duplicate-box", (one, other)
+            elif one.label != other.label and one.box == other.box:
+                yield "two-classes-one-box", (one, other)
+
+
+def iou(one: Box, other: Box) -> float:
+    """Of two boxes with an area."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / ((one[2] - one[0]) * (one[3] - one[1]) + (other[2] - other[0]) * (other[3] - other[1]) - both)
+
+
+def label_of(item: ObjectRecord, labels: Mapping[int | str, int]) -> int | None:
+    """The class index that an object means; None for none."""
+    key = item.class_id if item.class_name is None else " ".join(item.class_name.split())
     # True == 1 in Python: a class id of `true` must not pass as class 1.
-    if isinstance(key, int | str) and not isinstance(key, bool) and key in labels:
-        return labels[key]
-    book.add("unknown-class", f"{record.where} (class {_short(key)})")
-    raise _LeftOutError
+    if isinstance(key, int | str) and not isinstance(key, bool):
+        return labels.get(key)
+    return None
+
+
+def _label(record: ObjectRecord, labels: Mapping[int | str, int], book: FindingBook) -> int:
+    label = label_of(record, labels)
+    if label is None:
+        key = record.class_id if record.class_name is None else record.class_name
+        book.add("unknown-class", f"{record.where} (class {_short(key)})", box=plain_box(record.bbox))
+        raise _LeftOutError
+    return label
 
 
 def _mask(record: ObjectRecord, frame: Frame, book: FindingBook) -> RLE | None:
@@ -124,10 +169,10 @@ def _mask(record: ObjectRecord, frame: Frame, book: FindingBook) -> RLE | None:
     try:
         rle = to_rle(record.segmentation, *frame.annotated_size)
     except BadSegmentationError as fault:
-        book.add("bad-segmentation", f"{record.where} ({fault})")
+        book.add("bad-segmentation", f"{record.where} ({fault})", box=plain_box(record.bbox))
         raise _LeftOutError from None
     if rle_area(rle) == 0:
-        book.add("empty-mask", record.where)
+        book.add("empty-mask", record.where, objects=0 if record.bbox else 1, box=plain_box(record.bbox))
         return None
     return rle if frame.turn == 1 else turn_rle(rle, frame.turn)
 
@@ -172,18 +217,18 @@ def _fit(box: Box, frame: Frame, where: str, book: FindingBook) -> Box:
     x1, y1, x2, y2 = box
     place = f"{where} (box {_short(box)} xyxy in an image of {frame.width}x{frame.height})"
     if x2 <= x1 or y2 <= y1:
-        book.add("degenerate-box", place)
+        book.add("degenerate-box", place, box=box)
         raise _LeftOutError
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(frame.width)), min(y2, float(frame.height)))
     width, height = clipped[2] - clipped[0], clipped[3] - clipped[1]
     if width <= 0 or height <= 0:
-        book.add("box-off-image", place)
+        book.add("box-off-image", place, box=box)
         raise _LeftOutError
     if width < 1 - ROUNDING_PX or height < 1 - ROUNDING_PX:
-        book.add("box-below-pixel", place)
+        book.add("box-below-pixel", place, box=box)
         raise _LeftOutError
     if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > ROUNDING_PX:
-        book.add("box-outside", place)
+        book.add("box-outside", place, box=box, after=clipped)
     return clipped
 
 
@@ -206,6 +251,14 @@ def _area(record: ObjectRecord, box: Box, rle: RLE | None, untouched: bool, book
     if untouched:
         book.add("area-mismatch", f"{record.where} (written {_short(written)}, measured {measured:g})")
     return measured
+
+
+def plain_box(values: Any) -> Box | None:
+    """Four numbers of a sane size, from whatever was written; None for anything else."""
+    if isinstance(values, list | tuple) and len(values) == 4 and all(type(value) in (int, float) for value in values):
+        x1, y1, x2, y2 = values
+        return (x1, y1, x2, y2) if all(abs(value) < 1e9 for value in values) else None
+    return None
 
 
 def _short(value: Any) -> str:

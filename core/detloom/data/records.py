@@ -15,7 +15,8 @@ class Finding:
     """One coded result of the data check.
 
     code: stable, such as `missing-image`; where: file:line, file and id, or image name; count: how many places it
-    stands for; remedy: what the user, or Detloom, does about it.
+    stands for; remedy: what the user, or Detloom, does about it; images, objects: how many of them are left out of the
+    data for it (objects: also those of these images, where they are known).
     """
 
     code: str
@@ -24,6 +25,8 @@ class Finding:
     where: str = ""
     remedy: str = ""
     count: int = 1
+    images: int = 0
+    objects: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,9 @@ class ObjectRecord:
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """split: `train`, `val`, `test`, or `all` when the data are not split. file_name: as written; path: where it was
-    found inside the tree, or None. width, height: as written, or None."""
+    found inside the tree, or None. width, height: as written, or None. fault: why the image cannot be used; None when
+    nothing is known against it. source: which of several sources it is from; formats leave it empty. fields: what else
+    is written of the image (`video_id`), for groups that stay in one split."""
 
     split: str
     file_name: str
@@ -100,3 +105,6 @@ class ImageRecord:
     width: int | None = None
     height: int | None = None
     where: str = ""
+    fault: Finding | None = None
+    source: str = ""
+    fields: Mapping[str, Any] | None = None

@@ -7,10 +7,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from detloom.data.build import CheckedImage, build_split, digest_of
+from detloom.data.codes import FILE_FAULTS
 from detloom.data.dataset import ClassMap, Dataset, Split
-from detloom.data.facts import ImageFacts, Progress, gather_facts
-from detloom.data.findings import FindingBook
-from detloom.data.objects import CheckedObject, Frame, check_object, drop_duplicates
+from detloom.data.facts import Progress, gather_facts
+from detloom.data.findings import FindingBook, Mark
+from detloom.data.mistaken import mistaken_splits
+from detloom.data.objects import Frame, check_object, compare_objects, drop_duplicates
+from detloom.data.overview import (
+    Told,
+    Written,
+    compare_classes,
+    compare_looks,
+    compare_masks,
+    compare_pictures,
+    conflicting_classes,
+    missing_splits,
+    similar_classes,
+    written_in,
+)
+from detloom.data.pictures import Facts, compare_names, frame_of, is_there, remark
+from detloom.data.policy import Policy
 from detloom.data.records import ClassRecord, Finding, ImageRecord
 from detloom.data.splitting import SplitShares, assign_splits
 
@@ -18,11 +34,15 @@ from detloom.data.splitting import SplitShares, assign_splits
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """for_training: a training and a validation split must be there or be made; without it splits stay as they
-    are."""
+    are. near_duplicates: look for pictures of one split that are nearly in another. marks: gets every single place of
+    every finding."""
 
     shares: SplitShares = field(default_factory=SplitShares)
     for_training: bool = True
     progress: Progress | None = None
+    policy: Policy = field(default_factory=Policy)
+    near_duplicates: bool = True
+    marks: list[Mark] | None = None
 
 
 @dataclass(slots=True)
@@ -34,28 +54,26 @@ class _Records:
 def validate(
     name: str, records: Iterable[ClassRecord | ImageRecord | Finding], options: ReadOptions
 ) -> tuple[Dataset | None, tuple[Finding, ...]]:
-    """The dataset without anything that a finding says is left out, or None when nothing can be built."""
-    book = FindingBook()
-    read = _collect(records, book)
-    class_map = _class_map(read.classes, book)
-    images = _check_images(read.images, class_map, book, options.progress)
-    if class_map is None:
-        return None, book.findings()
-    if not images:
-        book.add("no-images")
-        return None, book.findings()
-    declared = {record.split for record in read.images}
-    for split in sorted(declared - {image.split for image in images}):
-        book.add("empty-split", f"{split} (none of its images can be used)")
-    if options.for_training and "val" not in declared:
-        images = _split(images, options.shares, book)
-    if options.for_training:
-        images = [replace(image, split="train") if image.split == "all" else image for image in images]
+    """The dataset without anything that a finding says is left out, or None when nothing can be built; and what was
+    found, as it counts under the policy."""
+    told = Told(FindingBook(options.marks), FindingBook(options.marks))
+    read = _collect(records, told.book)
+    class_map = _class_map(read.classes, told)
+    labels = _labels(class_map)
+    facts = _facts(read.images, options.progress)
+    images = _check_images(read.images, facts, labels, told) if labels else _look_only(read.images, facts, told)
+    told.book.sight = told.follow.sight = ("", "", None)
+    if class_map is None or not images:
+        if class_map is not None:
+            told.add(not (told.book.codes() & FILE_FAULTS or read.images), "no-images")
+        used = sum(len(image.objects) for image in images)
+        return None, _settled(told, options.policy, len(images), used)
+    written = written_in(read.images, labels)
+    images = _place(images, written, options, told)
     splits = _build_splits(images)
-    _compare_splits(splits, class_map, book)
+    _look_over(splits, class_map, written, facts, options, told)
     objects = [item for image in images for item in image.objects]
-    _look_over(objects, splits, options, book)
-    findings = book.findings()
+    findings = _settled(told, options.policy, len(images), len(objects))
     dataset = Dataset(
         name=name,
         class_map=class_map,
@@ -67,6 +85,10 @@ def validate(
         has_keypoints=any(item.keypoints for item in objects),
     )
     return dataset, findings
+
+
+def _settled(told: Told, policy: Policy, images: int, objects: int) -> tuple[Finding, ...]:
+    return policy.settle(told.book.findings(), told.follow.findings(), images, objects)
 
 
 def _collect(records: Iterable[ClassRecord | ImageRecord | Finding], book: FindingBook) -> _Records:
@@ -81,53 +103,19 @@ def _collect(records: Iterable[ClassRecord | ImageRecord | Finding], book: Findi
     return read
 
 
-def _class_map(classes: Sequence[ClassRecord], book: FindingBook) -> ClassMap | None:
+def _class_map(classes: Sequence[ClassRecord], told: Told) -> ClassMap | None:
     """Index = ascending id; formats without ids: by normalised name."""
     if not classes:
-        book.add("no-classes")
+        told.add(not told.book.codes() & {*FILE_FAULTS, "bad-class"}, "no-classes")
         return None
     if any(record.id is None for record in classes):
         names = sorted({" ".join(record.name.split()) for record in classes}, key=lambda n: (n.casefold(), n))
+        similar_classes(names, told.book)
         return ClassMap(tuple(range(len(names))), tuple(names))
-    by_id: dict[int, str] = {}
-    by_name: dict[str, int] = {}
-    for record in classes:
-        assert record.id is not None
-        if by_id.get(record.id, record.name) != record.name:
-            book.add("duplicate-class-id", f"{record.where} ({record.name!r} and {by_id[record.id]!r})")
-        elif by_name.get(record.name, record.id) != record.id:
-            book.add(
-                "duplicate-class-name", f"{record.where} ({record.name!r}: ids {by_name[record.name]} and {record.id})"
-            )
-        else:
-            by_id[record.id] = record.name
-            by_name[record.name] = record.id
+    by_id = conflicting_classes(classes, told.book)
     ids = tuple(sorted(by_id))
+    similar_classes([by_id[class_id] for class_id in ids], told.book)
     return ClassMap(ids, tuple(by_id[class_id] for class_id in ids))
-
-
-def _check_images(
-    records: Sequence[ImageRecord], class_map: ClassMap | None, book: FindingBook, progress: Progress | None
-) -> list[CheckedImage]:
-    for record in records:
-        if record.path is None:
-            book.add("missing-image", f"{record.where} ({record.file_name})")
-    present = [record for record in records if record.path is not None]
-    facts = gather_facts([record.path for record in present if record.path is not None], progress)
-    labels = _labels(class_map)
-    checked = []
-    seen: dict[tuple[str, object], object] = {}
-    for record in present:
-        assert record.path is not None
-        frame = _frame(record, facts[record.path], book)
-        if frame is None:
-            continue
-        key = (record.split, record.path)
-        if key in seen and seen[key] != record.id:
-            book.add("duplicate-image-file", f"{record.where} ({record.file_name})")
-        seen[key] = record.id
-        checked.append(_check_image(record, facts[record.path], frame, labels, book))
-    return checked
 
 
 def _labels(class_map: ClassMap | None) -> Mapping[int | str, int]:
@@ -137,35 +125,49 @@ def _labels(class_map: ClassMap | None) -> Mapping[int | str, int]:
     return by_id | {name: index for index, name in enumerate(class_map.names)}
 
 
-def _frame(record: ImageRecord, facts: ImageFacts, book: FindingBook) -> Frame | None:
-    """None when the picture is unusable or is not the one that was annotated."""
-    if facts.fault:
-        book.add(facts.fault, f"{record.where} ({record.file_name}: {facts.reason})")
-        return None
-    written, upright = (record.width, record.height), (facts.width, facts.height)
-    if None in written or written == upright:
-        if facts.orientation != 1:
-            book.add("exif-orientation", record.file_name)
-        return Frame(facts.width, facts.height)
-    if written == (facts.raw_width, facts.raw_height):
-        book.add("exif-raw-boxes", f"{record.where} ({record.file_name}: EXIF orientation {facts.orientation})")
-        return Frame(facts.width, facts.height, facts.orientation)
-    book.add(
-        "size-mismatch",
-        f"{record.where} ({record.file_name}: written {record.width}x{record.height}, "
-        f"the picture has {facts.width}x{facts.height})",
-    )
-    return None
+def _facts(records: Sequence[ImageRecord], progress: Progress | None) -> Facts:
+    paths = [record.path for record in records if record.path is not None and record.fault is None]
+    return gather_facts(paths, progress)
+
+
+def _check_images(
+    records: Sequence[ImageRecord], facts: Facts, labels: Mapping[int | str, int], told: Told
+) -> list[CheckedImage]:
+    """Images that can be used, with their objects."""
+    compare_names(records, told.book)
+    there = [(record, frame) for record, frame in _frames(records, facts, told.book) if frame is not None]
+    mistaken = mistaken_splits(there, told.book)
+    return [
+        # What is said of boxes that mean something else altogether is no news.
+        _check_image(record, facts, frame, labels, told.follow if record.split in mistaken else told.book)
+        for record, frame in there
+    ]
+
+
+def _look_only(records: Sequence[ImageRecord], facts: Facts, told: Told) -> list[CheckedImage]:
+    """Without classes nothing can be said of objects."""
+    list(_frames(records, facts, told.book))
+    return []
+
+
+def _frames(
+    records: Sequence[ImageRecord], facts: Facts, book: FindingBook
+) -> Iterable[tuple[ImageRecord, Frame | None]]:
+    for record in records:
+        if is_there(record, book):
+            assert record.path is not None
+            yield record, frame_of(record, facts[record.path], book)
 
 
 def _check_image(
-    record: ImageRecord, facts: ImageFacts, frame: Frame, labels: Mapping[int | str, int], book: FindingBook
+    record: ImageRecord, facts: Facts, frame: Frame, labels: Mapping[int | str, int], book: FindingBook
 ) -> CheckedImage:
+    assert record.path is not None
+    book.sight = (record.split, record.file_name, record.path)
+    remark(record, facts[record.path], book)
     objects = [check_object(item, frame, labels, book) for item in record.objects]
     kept = drop_duplicates([item for item in objects if item is not None], record.file_name, book)
-    if not record.objects:
-        book.add("image-without-objects", record.file_name)
-    assert record.path is not None
+    compare_objects(kept, record.file_name, book)
     return CheckedImage(
         record.split,
         record.id,
@@ -173,13 +175,24 @@ def _check_image(
         record.path,
         frame.width,
         frame.height,
-        facts.sha256,
+        facts[record.path].sha256,
         tuple(kept),
         record.where,
     )
 
 
-def _split(images: list[CheckedImage], shares: SplitShares, book: FindingBook) -> list[CheckedImage]:
+def _place(images: list[CheckedImage], written: Written, options: ReadOptions, told: Told) -> list[CheckedImage]:
+    """Every image in the split that it is used in."""
+    for split in sorted(written.images.keys() - {image.split for image in images}):
+        told.add(False, "empty-split", f"{split} (none of its images can be used)")
+    if not options.for_training:
+        return images
+    if "val" not in written.images:
+        images = _split(images, options.shares, told)
+    return [replace(image, split="train") if image.split == "all" else image for image in images]
+
+
+def _split(images: list[CheckedImage], shares: SplitShares, told: Told) -> list[CheckedImage]:
     """Data without a validation split are split; `test` stays what it is."""
     present = {image.split for image in images}
     pool = [image for image in images if image.split in ("all", "train")]
@@ -190,7 +203,8 @@ def _split(images: list[CheckedImage], shares: SplitShares, book: FindingBook) -
     places = assign_splits(hashes, [frozenset(item.label for item in image.objects) for image in pool], wanted)
     counts = {name: places.count(name) for name in ("train", "val", "test") if name in places}
     text = ", ".join(f"{count} {name}" for name, count in counts.items())
-    book.add("split-made", f"{text}; seed {shares.seed}")
+    unsure = told.book.codes() & {*FILE_FAULTS, "empty-split"}
+    told.add(not unsure, "split-made", f"{text}; seed {shares.seed}")
     moved = [replace(image, split=place) for image, place in zip(pool, places, strict=True)]
     return moved + [image for image in images if image.split not in ("all", "train")]
 
@@ -203,40 +217,19 @@ def _build_splits(images: Sequence[CheckedImage]) -> dict[str, Split]:
     return {name: build_split(name, groups[name]) for name in (*order, *sorted(set(groups) - set(order)))}
 
 
-def _compare_splits(splits: Mapping[str, Split], class_map: ClassMap, book: FindingBook) -> None:
-    """The same picture twice, and classes that a split lacks."""
-    owners: dict[str, tuple[str, str]] = {}
-    for split in splits.values():
-        for image in split.images:
-            split_name, file_name = owners.setdefault(image.sha256, (split.name, image.file_name))
-            if split_name != split.name:
-                book.add("leakage", f"{split_name}/{file_name} = {split.name}/{image.file_name}")
-            elif file_name != image.file_name:
-                book.add("same-picture", f"{split.name}: {file_name} = {image.file_name}")
-    present = {name: {int(label) for label in split.labels} for name, split in splits.items()}
-    anywhere = set().union(*present.values())
-    for index, name in enumerate(class_map.names):
-        if index not in anywhere:
-            book.add("class-without-objects", name)
-            continue
-        lacking = [split for split, labels in present.items() if index not in labels]
-        if lacking:
-            book.add("class-missing-in-split", f"{name} (not in {', '.join(lacking)})")
-
-
 def _look_over(
-    objects: Sequence[CheckedObject], splits: Mapping[str, Split], options: ReadOptions, book: FindingBook
+    splits: Mapping[str, Split],
+    class_map: ClassMap,
+    written: Written,
+    facts: Facts,
+    options: ReadOptions,
+    told: Told,
 ) -> None:
-    if not objects:
-        book.add("no-annotations")
-    masked = sum(item.rle is not None for item in objects if not item.crowd)
-    plain = sum(item.rle is None for item in objects if not item.crowd)
-    if masked and plain:
-        book.add("partial-masks", f"{masked} with a mask, {plain} without", count=plain)
-    train = splits.get("train")
-    if options.for_training and objects and train is not None and not (~train.crowd).any():
-        book.add("train-without-objects")
-    if options.for_training and "train" not in splits:
-        book.add("no-training-split")
-    if options.for_training and "val" not in splits:
-        book.add("no-validation-split")
+    compare_pictures(splits, told.book)
+    if options.near_duplicates:
+        compare_looks(splits, facts, told.book)
+    told.book.sight = told.follow.sight = ("", "", None)
+    compare_classes(splits, class_map, written, told)
+    compare_masks(splits, written, told)
+    if options.for_training:
+        missing_splits(splits, written, "empty-split" in options.policy.allow, told)
