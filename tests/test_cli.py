@@ -382,16 +382,18 @@ def test_the_tensorboard_flag_adds_to_the_loggers_that_are_chosen(tmp_path: Path
     assert values("DATA", "--config", str(tmp_path / "a.yaml"), "--tensorboard")[key] == ["console", "tensorboard"]
 
 
-def test_sources_that_are_not_here_and_bare_sizes_are_refused_together(capsys: pytest.CaptureFixture[str]) -> None:
-    line = (
-        "train --cvat-task-ids 100 --project-name ObjectDetection --task-name experiment-v1 --model-type base "
-        "--epochs 200 --batch-size 4 --lr 0.0001 --resolution 640 --early-stopping --early-stopping-patience 20 "
-        "--export-format onnx --tags production v1.0"
-    )
-    assert main(line.split()) == 2
-    err = capsys.readouterr().err
-    assert "2 mistakes" in err and "no `cvat` source" in err
-    assert "'base' is a size without a family" in err and "yolox-nano" in err
+def test_bare_sizes_are_refused_with_the_models_that_are_here() -> None:
+    from config_tools import candidate, small_host
+    from detloom.specs import ModelSpec
+
+    model = ModelSpec(name="other", family="other", summary="s", licence="MIT", build=lambda s, c: None)  # type: ignore[arg-type,return-value]
+    host = small_host(candidate("models", "entry point", "detloom_models", [model]))
+    line = "--cvat-task-ids 100 --minio-bucket b --minio-prefix p --model-type base --epochs 200 --tags production v1.0"
+    with pytest.raises(ConfigError) as raised:
+        configured(*line.split(), host=host)
+    text = str(raised.value)
+    assert "no `cvat` source" in text and text.count("no `s3` source") == 1
+    assert "'base' is a size without a family" in text
 
 
 def test_flags_of_a_bucket_choose_the_source_and_its_settings() -> None:
