@@ -128,7 +128,7 @@ CODES: dict[str, Code] = {
     "polygon-outside": _mended("a polygon reaches out of the image", "clipped to the image"),
     "empty-mask": _mended("a mask without a pixel", "the box is kept where there is one"),
     "bad-size": _mended("the written width or height of an image is no whole number above 0", "the picture's own"),
-    "bad-crowd": _mended("iscrowd is neither 0 nor 1", "read as 0"),
+    "bad-crowd": _mended("iscrowd is neither 0 nor 1", "read as 0, and as 1 where a text says so"),
     "name-case": _mended("a file is written in other capitals than it has on disk", "the file on disk is used"),
     "exif-raw-boxes": _mended("boxes were drawn on the picture before its EXIF rotation", "turned with the picture"),
     "name-conflict": _mended(
@@ -196,7 +196,9 @@ CODES: dict[str, Code] = {
     "labels-of-first": Code(
         "warning", "the same picture has other objects in two sources", "those of the source named first are used"
     ),
-    "labels-joined": Code("warning", "the same picture has other objects in two sources", "all are used, equal ones once"),
+    "labels-joined": Code(
+        "warning", "the same picture has other objects in two sources", "all are used, equal ones once"
+    ),
     "class-unknown-to-source": Code(
         "warning",
         "a class is not in the list of one of the sources, whose pictures then count as without it",
