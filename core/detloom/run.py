@@ -15,9 +15,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from detloom.config import load_saved, resolve
-from detloom.data.fetch import plan_of_run
+from detloom.data.fetch import plans_of_run
 from detloom.data.load import load_dataset
-from detloom.data.summary import log_data, record_data
+from detloom.data.summary import identity_of, log_data, record_data
 from detloom.distributed import rank, world_size
 from detloom.ending import Ending, ending_of
 from detloom.errors import ConfigError, Mistake, RunInterrupted, UsageError
@@ -52,7 +52,7 @@ from detloom.train.assemble import BuiltModel, build_model, choose_device, find_
 from detloom.train.checkpoint import BEST, LAST, adopt_checkpoint, read_checkpoint, read_newest
 from detloom.train.session import Session, Surroundings
 from detloom_schemas.config import ExperimentConfig
-from detloom_schemas.run_files import DataIdentity, LoggerRecord, ModelRecord
+from detloom_schemas.run_files import LoggerRecord, ModelRecord
 
 if TYPE_CHECKING:
     from detloom.config import Layer, ResolvedConfig
@@ -99,7 +99,7 @@ def _run_tracked(
 ) -> None:
     check_early(resolved, host, resuming=folder is not None)
     with Reading("reading the data") as reading:
-        before = None if folder is None else plan_of_run(folder, resolved)
+        before = [] if folder is None else plans_of_run(folder, resolved)
         dataset = load_dataset(resolved, host, progress=reading.update, before=before)
     resolved = resolved.with_data({"model.num_classes": len(dataset.class_map)}, place=dataset.name)
     model = build_model(resolved, host, dataset, pretrained=folder is None)
@@ -217,7 +217,7 @@ def describe_start(given: Given, session: Session) -> None:
         trackers={name: dict(tracker.identity()) for name, tracker in given.trackers.items()},
         device=device_name(session.device),
         precision=str(session.precision).removeprefix("torch."),
-        data=DataIdentity(name=dataset.name, digest=dataset.digest, source=dataset.source, revision=dataset.revision),
+        data=identity_of(dataset),
         classes=dataset.class_map.names,
         model=ModelRecord(
             type=given.host.qualified(model.spec),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -20,6 +22,12 @@ def choice(kind: str, description: str) -> Any:
     """A field whose value names plugins of a kind. The settings of the chosen plugins, and only theirs, appear
     beside it: a field exists only when it acts."""
     return Field(description=description, json_schema_extra={"plugin_kind": kind})
+
+
+def plugin_list(kind: str, description: str) -> Any:
+    """A field that lists plugins of a kind, each with its own settings: `{type: NAME, ...}`. `detloom.config` checks
+    every element by the settings of its plugin."""
+    return Field(description=description, json_schema_extra={"lists_plugins": kind})
 
 
 def local_path(description: str, words: tuple[str, ...] = ()) -> Any:
@@ -61,3 +69,54 @@ Resolution = Annotated[
     | tuple[Annotated[int, Field(ge=32, le=8192)], Annotated[int, Field(ge=32, le=8192)]],
     BeforeValidator(_size),
 ]
+
+
+def _dotted(value: Any) -> Any:
+    """A class called `St. Bernard` was taken apart at its dot, like a key: its name is put together again."""
+    if not isinstance(value, Mapping):
+        return value
+    joined: dict[str, Any] = {}
+    for name, below in value.items():
+        inner = _dotted(below)
+        joined |= {f"{name}.{rest}": to for rest, to in inner.items()} if isinstance(inner, dict) else {name: inner}
+    return joined
+
+
+def class_key(name: str) -> str:
+    """What two spellings of a class name have in common: case, blanks, underscores and hyphens do not count."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _without_circle(aliases: dict[str, str]) -> dict[str, str]:
+    """Raises ValueError for aliases that lead back to themselves, or for one spelling with two meanings."""
+    keys: dict[str, str] = {}
+    for name, to in aliases.items():
+        if not class_key(name) or not class_key(to):
+            raise ValueError("a class needs a name")
+        if keys.setdefault(class_key(name), class_key(to)) != class_key(to):
+            raise ValueError(f"{name!r} has two meanings")
+    for start in keys:
+        seen = [start]
+        while (following := keys.get(seen[-1])) is not None and following not in seen:
+            seen.append(following)
+        if following is not None and following != seen[-1]:
+            raise ValueError(f"{start!r} leads back to itself")
+    return aliases
+
+
+Aliases = Annotated[dict[str, str], BeforeValidator(_dotted), AfterValidator(_without_circle)]
+
+
+def _compiled(rule: str) -> str:
+    if rule.startswith("field:"):
+        if not rule.removeprefix("field:").strip():
+            raise ValueError("field: needs the name of a field")
+        return rule
+    try:
+        re.compile(rule)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return rule
+
+
+GroupRule = Annotated[str, AfterValidator(_compiled)]

@@ -7,14 +7,26 @@ Defaults here are the last resort: a family's recipe stands above them, and what
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from detloom_schemas.base import Names, Numbers, Probability, Resolution, Settings, choice, local_path
+from detloom_schemas.base import (
+    Aliases,
+    GroupRule,
+    Names,
+    Numbers,
+    Probability,
+    Resolution,
+    Settings,
+    choice,
+    local_path,
+    plugin_list,
+)
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+NO_ALIASES: dict[str, str] = {}
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None
 
 
@@ -211,21 +223,67 @@ class CVATDataSource(Settings):
 
 
 class DataSplitConfig(Settings):
-    """How data without a validation split are split: by image content, stable when images are added."""
+    """How images get their split: by their content, so that an image keeps its own when others are added."""
 
+    mode: Annotated[
+        Literal["keep", "anew"],
+        Field(
+            description="keep: splits that the data have stay, and only data without a validation split are split; "
+            "anew: all images are split, whatever the data say"
+        ),
+    ] = "keep"
     val: Annotated[float, Field(ge=0, lt=1, description="share of the images for validation")] = 0.2
     test: Annotated[float, Field(ge=0, lt=1, description="share of the images for the test")] = 0.0
     seed: Annotated[int, Field(ge=0, description="another seed gives another split")] = 0
+    stratify: Annotated[
+        bool,
+        Field(
+            description="every split gets its share of each class, for which some images move when others are added, "
+            "unless `files` holds them; false: by content alone, and no class of two images is missing from a split"
+        ),
+    ] = False
+    group: Annotated[
+        GroupRule | None,
+        Field(
+            description="images of one group stay together: a regular expression for the file name (what its groups "
+            "match, or all that it matches, names the group), or field:NAME for a field of the annotation file"
+        ),
+    ] = None
+    files: Annotated[
+        str | None,
+        local_path(
+            "images that are named here keep their split: a split.json as `detloom split` writes it, or a folder with "
+            "train.txt, val.txt or test.txt, a file name a line"
+        ),
+    ] = None
 
 
 class DataConfig(Settings):
     """Where the data come from and how they reach the network."""
 
     source: Annotated[str, choice("source", "where the data come from")] = "local"
+    sources: Annotated[
+        tuple[dict[str, Any], ...],
+        plugin_list(
+            "source",
+            "several sources that become one data set, instead of `source`: a list of `{type: local, path: ...}`, "
+            "`{type: s3, bucket: ...}` and so on, each with its source's own settings and, where wanted, `name` and "
+            "`format`; a path alone means a folder of this machine",
+        ),
+    ] = ()
+    class_aliases: Annotated[
+        Aliases, Field(description="other names of classes: `{bike: bicycle}` makes bicycles of bikes")
+    ] = NO_ALIASES
+    drop_classes: Annotated[Names, Field(description="classes to leave out, with their objects")] = ()
+    conflicts: Annotated[
+        Literal["refuse", "first", "union"],
+        Field(
+            description="when the same picture has other labels in two sources: refuse; first: those of the source "
+            "that is named first; union: all of them, equal ones once"
+        ),
+    ] = "refuse"
     format: Annotated[str, choice("format", "how the annotations are written; auto: found by looking")] = "auto"
-    split: Annotated[DataSplitConfig, Field(description="used when the data have no validation split")] = (
-        DataSplitConfig()
-    )
+    split: Annotated[DataSplitConfig, Field(description="who goes where")] = DataSplitConfig()
     policy: Annotated[
         Literal["strict", "repair", "lenient"],
         Field(
@@ -244,9 +302,9 @@ class DataConfig(Settings):
             "anyway; none: 0.01 for what lenient leaves out, no limit for the codes in `allow`"
         ),
     ] = None
-    near_duplicates: Annotated[
-        bool, Field(description="look for pictures of one split that are nearly in another")
-    ] = True
+    near_duplicates: Annotated[bool, Field(description="look for pictures of one split that are nearly in another")] = (
+        True
+    )
     fetch_deadline: Annotated[
         float, Field(gt=0, description="seconds that fetching the data may take, with all retries")
     ] = 14400.0
@@ -257,6 +315,24 @@ class DataConfig(Settings):
     prefetch_factor: Annotated[Positive, Field(description="batches that each worker prepares ahead")] = 2
     persistent_workers: Annotated[bool, Field(description="keep the workers between epochs")] = True
     pin_memory: Annotated[bool, Field(description="page-locked batches: faster copies to a GPU")] = True
+    balance: Annotated[
+        Literal["none", "repeat-factor", "weighted"],
+        Field(
+            description="how often an epoch shows a training image. repeat-factor: more often when it holds a class "
+            "that few images hold (LVIS); weighted: in proportion to how rare its rarest class is"
+        ),
+    ] = "none"
+    balance_threshold: Annotated[
+        float,
+        Field(gt=0, le=1, description="repeat-factor: classes in a smaller share of the images are shown more often"),
+    ] = 0.1
+    cache: Annotated[
+        Literal["none", "ram", "disk"],
+        Field(
+            description="keep decoded images at the size of the network input, so that they are read once; disk: also "
+            "for later runs, in the cache folder (DETLOOM_CACHE)"
+        ),
+    ] = "none"
 
 
 class AugmentationConfig(Settings):

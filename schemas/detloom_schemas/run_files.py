@@ -29,14 +29,30 @@ class RunFile(BaseModel):
         return self.model_dump(mode="json")
 
 
+class SourceRecord(RunFile):
+    """One source of the data. name: prefix of its file names where there are several; type, format: plugins; identity:
+    where it is; revision: what it was, changing when its content changes; images, objects: what it gave, by split;
+    classes: its names of classes and those of the data set, null for one that was left out."""
+
+    name: str = ""
+    type: str = ""
+    format: str = ""
+    identity: str = ""
+    revision: str = ""
+    images: dict[str, int] = Field(default_factory=dict)
+    objects: dict[str, int] = Field(default_factory=dict)
+    classes: dict[str, str | None] = Field(default_factory=dict)
+
+
 class DataIdentity(RunFile):
     """Which data: name and content digest. source: where they came from; revision: what they were there, changing
-    when their content changes."""
+    when their content changes; sources: the same of each, and what it gave."""
 
     name: str = ""
     digest: str = ""
     source: str = ""
     revision: str = ""
+    sources: tuple[SourceRecord, ...] = ()
 
 
 class GitState(RunFile):

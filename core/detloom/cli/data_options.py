@@ -154,11 +154,11 @@ def _any_model(host: PluginHost) -> dict[str, str]:
 def read_dataset(config: ResolvedConfig, host: PluginHost, *, as_trained: bool, model: Path | None = None) -> Dataset:
     """as_trained: divided as for the training; else the splits that the data themselves have. model: of the run whose
     data these are; what was fetched for it is used again."""
-    from detloom.data.fetch import plan_of_run
+    from detloom.data.fetch import plans_of_run
     from detloom.data.load import load_dataset
     from detloom.progress import Reading
 
-    before = None if model is None else plan_of_run(model, config)
+    before = [] if model is None else plans_of_run(model, config)
     with Reading("reading the data") as reading:
         dataset = load_dataset(config, host, progress=reading.update, for_training=as_trained, before=before)
     for finding in dataset.findings:

@@ -37,6 +37,12 @@ class LeafField:
         return str(extra.get("plugin_kind", "")) if isinstance(extra, dict) else ""
 
     @property
+    def lists_plugins(self) -> bool:
+        """Whether the value is a list of plugins with their settings (detloom.config.elements)."""
+        extra = self.info.json_schema_extra
+        return isinstance(extra, dict) and bool(extra.get("lists_plugins"))
+
+    @property
     def section(self) -> str:
         return self.key.rpartition(".")[0]
 

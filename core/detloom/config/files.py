@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from detloom.config.layers import Entry, Layer, Text, flatten
+from detloom.config.layers import Entry, Layer, Located, Text, flatten
 from detloom.errors import Mistake
 
 SUFFIXES = (".yaml", ".yml", ".json", ".toml")
@@ -124,18 +125,25 @@ def _entries(
             continue
         seen[key] = place
         try:
-            yield Entry(key, _value(value_node), place)
+            yield Entry(key, _value(value_node, name), place)
         except ValueError as error:
             mistakes.append(Mistake(key, _place(value_node, name), str(error)))
 
 
-def _value(node: yaml.Node) -> Any:
+def _value(node: yaml.Node, name: str = "") -> Any:
+    """name: of the file, for the places of mappings; empty for text without places."""
     if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
         raise ValueError(f"the tag {node.tag} is not allowed")
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item) for item in node.value]
+        return [_value(item, name) for item in node.value]
     if isinstance(node, yaml.MappingNode):
-        return {str(_value(key)): _value(value) for key, value in node.value}
+        values: dict[str, Any] = {}
+        for key, below in node.value:
+            if (text := str(_value(key))) in values:
+                raise ValueError(f"{text} is written twice in one mapping")
+            values[text] = _value(below, name)
+        places = {str(_value(key)): _place(key, name) for key, _ in node.value}
+        return Located(values, _place(node, name), places) if name else values
     # Plain scalars stay text until their field is known: YAML 1.1 would make `1e-4` a string and `no` false.
     plain = isinstance(node, yaml.ScalarNode) and node.style is None
     return Text(node.value) if plain else str(node.value)
@@ -175,8 +183,20 @@ def _read_json(text: str, name: str) -> tuple[list[Entry], list[Mistake]]:
         located, mistakes = _read_yaml(text.replace("\t", " "), name)
     except _FileError:
         located = []
-    places = {entry.key: entry.place for entry in located}
-    return [Entry(key, value, places.get(key, name)) for key, value in flatten(values)], mistakes
+    places = {entry.key: entry for entry in located}
+    return [
+        Entry(key, _located(value, places[key].value), places[key].place) if key in places else Entry(key, value, name)
+        for key, value in flatten(values)
+    ], mistakes
+
+
+def _located(value: Any, twin: Any) -> Any:
+    """The value with the places of its twin, which was read from the same text by a parser that knows them."""
+    if isinstance(value, list) and isinstance(twin, list) and len(value) == len(twin):
+        return [_located(one, other) for one, other in zip(value, twin, strict=True)]
+    if isinstance(value, dict) and isinstance(twin, Located):
+        return Located({key: _located(below, twin.get(key)) for key, below in value.items()}, twin.place, twin.places)
+    return value
 
 
 def _refuse_constant(text: str) -> Any:
@@ -186,6 +206,7 @@ def _refuse_constant(text: str) -> Any:
 # --- TOML ---
 
 _TOML_TABLE = re.compile(r"\s*\[\s*(?P<name>[^\[\]]+?)\s*\]")
+_TOML_ELEMENT = re.compile(r"\s*\[\[\s*(?P<name>[^\[\]]+?)\s*\]\]")
 _TOML_KEY = re.compile(r"(?P<indent>\s*)(?P<key>[A-Za-z0-9_.\"'-]+)\s*=")
 
 
@@ -198,15 +219,35 @@ def _read_toml(text: str, name: str) -> list[Entry]:
         reason = re.sub(r"\s*\(at .*\)$", "", str(error))
         raise _FileError(Mistake(name, place, f"is not readable as TOML: {reason}")) from None
     places = _toml_places(text, name)
-    return [Entry(key, value, _nearest(key, places, name)) for key, value in flatten(values)]
+    return [
+        Entry(key, _in_table(value, key, places, name), _nearest(key, places, name)) for key, value in flatten(values)
+    ]
+
+
+def _in_table(value: Any, key: str, places: dict[str, str], name: str) -> Any:
+    """Elements of an array of tables, `[[data.sources]]`, with their places."""
+    if not isinstance(value, list) or not any(isinstance(item, dict) for item in value):
+        return value
+    located = []
+    for number, item in enumerate(value):
+        prefix = f"{key}[{number}]"
+        own = {inner: _nearest(f"{prefix}.{inner}", places, name) for inner in item} if isinstance(item, dict) else {}
+        located.append(Located(item, _nearest(prefix, places, name), own) if isinstance(item, dict) else item)
+    return located
 
 
 def _toml_places(text: str, name: str) -> dict[str, str]:
     """Dotted key to place, by reading line by line: tomllib keeps no positions."""
     places: dict[str, str] = {}
-    table = ""
+    table, elements = "", Counter[str]()
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := _TOML_TABLE.match(line):
+        if header := _TOML_ELEMENT.match(line):
+            array = header["name"].replace('"', "")
+            table = f"{array}[{elements[array]}]."
+            elements[array] += 1
+            places.setdefault(array, f"{name}:{number}:1")
+            places[table[:-1]] = f"{name}:{number}:1"
+        elif header := _TOML_TABLE.match(line):
             table = header["name"].replace('"', "") + "."
         elif pair := _TOML_KEY.match(line):
             key = table + re.sub(r"[\"']", "", pair["key"])

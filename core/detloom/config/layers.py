@@ -19,6 +19,14 @@ class Text(str):
     __slots__ = ()
 
 
+class Located(dict[str, Any]):
+    """A mapping inside a list of a file. place: where it begins; places: where each of its keys stands."""
+
+    def __init__(self, values: Mapping[str, Any], place: str, places: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.place, self.places = place, places
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Who set a value. place: file:line:column, flag, or the name of the model or preset.

@@ -15,7 +15,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from detloom.config.advice import looks_like_secret, unknown_key
-from detloom.config.compose import SPEC_OF_KIND, Chosen, LeafField, choice_fields, choose, compose, leaves_of
+from detloom.config.compose import (
+    SPEC_OF_KIND,
+    Chosen,
+    LeafField,
+    choice_fields,
+    choose,
+    compose,
+    fitting,
+    leaves_of,
+    settings_path,
+)
+from detloom.config.elements import convert_elements
 from detloom.config.layers import Entry, Layer, Origin, flatten, nest
 from detloom.config.resolved import ResolvedConfig
 from detloom.config.rules import check_rules
@@ -27,6 +38,11 @@ from detloom_schemas.config import RunConfig
 from detloom_schemas.presets import PRESETS
 
 Pinned = Mapping[str, tuple[Any, Origin]]
+
+ORDER = ("data", "file", "command line", "tracker")
+"""Kinds of layers; a later one stands above an earlier one."""
+
+ONE_SOURCE, SOURCES = "data.source", "data.sources"
 
 
 def resolve(host: PluginHost, layers: Sequence[Layer] = ()) -> ResolvedConfig:
@@ -55,10 +71,9 @@ class _Resolution:
     """One pass: choices first (they decide which keys exist), then all values, then rules across values."""
 
     def __init__(self, host: PluginHost, layers: Sequence[Layer], pinned: Pinned) -> None:
-        order = ("data", "file", "command line", "tracker")
         self.host = host
         self.pinned = pinned
-        self.layers = tuple(sorted(layers, key=lambda layer: order.index(layer.kind)))
+        self.layers = tuple(sorted(layers, key=lambda layer: ORDER.index(layer.kind)))
         self.mistakes = [mistake for layer in self.layers for mistake in layer.mistakes]
         self.written: dict[str, list[tuple[Layer, Entry]]] = {}
         for layer in self.layers:
@@ -69,6 +84,7 @@ class _Resolution:
         self.preset_name = ""
         self.preset: Mapping[str, object] = {}
         self.unresolved: set[str] = set()
+        self.source_of: _Winner | None = None
         self.missing: list[Mistake] = []
 
     def result(self) -> ResolvedConfig:
@@ -92,7 +108,7 @@ class _Resolution:
         self._take_preset()
         picks: list[tuple[LeafField, Spec]] = []
         for leaf in sorted(choice_fields(), key=lambda leaf: leaf.plugin_kind != ModelSpec.kind):
-            for spec in self._pick(leaf):
+            for spec in [] if leaf.key == ONE_SOURCE and self._lists_sources(leaf) else self._pick(leaf):
                 picks.append((leaf, spec))
                 if isinstance(spec, ModelSpec):
                     self.recipe = dict(flatten(spec.recipe))
@@ -103,6 +119,16 @@ class _Resolution:
         leaf = next(leaf for leaf in leaves_of(RunConfig) if leaf.key == "preset")
         self.preset_name = self._winner(leaf, quietly=True).value or ""
         self.preset = PRESETS.get(self.preset_name, {})
+
+    def _lists_sources(self, leaf: LeafField) -> bool:
+        """Whether `data.sources` says where the data are. leaf: of `data.source`, which then must not."""
+        several = next(other for other in leaves_of(RunConfig) if other.key == SOURCES)
+        listed, one = self._winner(several, quietly=True), self._winner(leaf, quietly=True)
+        self.source_of = listed if listed.value else one
+        if listed.value and one.origin.by_user and _rank(one.origin) >= _rank(listed.origin):
+            message = f"has no effect: data.sources lists the sources ({listed.origin.place})"
+            self.mistakes.append(Mistake(leaf.key, one.origin.place, message, "keep one of the two"))
+        return bool(listed.value)
 
     def _pick(self, leaf: LeafField) -> Iterator[Spec]:
         won = self._winner(leaf, quietly=True)
@@ -161,12 +187,22 @@ class _Resolution:
             if entry.value == "auto":
                 values.append("auto")
                 continue
+            if leaf.lists_plugins:
+                value, found = convert_elements(self.host, leaf, entry, self._default_format())
+                mistakes += found
+                values.append(value)
+                continue
             try:
                 values.append(convert(entry.value, leaf.info, leaf.owner))
             except ValueRefusedError as problem:
                 mistakes.append(Mistake(leaf.key, entry.place, problem.message, problem.hint))
                 values.append(problem)
         return mistakes, values
+
+    def _default_format(self) -> str:
+        """Of sources that name none."""
+        leaf = next(other for other in choice_fields() if other.key == "data.format")
+        return str(self._winner(leaf, quietly=True).value)
 
     def _derived(self, leaf: LeafField, use_preset: bool) -> _Winner:
         """What holds when the user wrote nothing: data, preset, recipe, default."""
@@ -206,10 +242,10 @@ class _Resolution:
         sections |= {".".join(key.split(".")[:n]) for key in sections for n in range(1, key.count(".") + 2)}
         for key in list(self.written):
             for layer, entry in self.written[key]:
-                if looks_like_secret(key) and layer.kind != "data":
+                if looks_like_secret(key) and layer.kind != "data" and not _in_mapping(key, leaves):
                     hint = "write secrets to .env or the environment; a configuration is shown, stored and shared"
                     self.mistakes.append(Mistake(key, entry.place, "a secret has no place here", hint))
-            if key in leaves or looks_like_secret(key):
+            if key in leaves or (looks_like_secret(key) and not _in_mapping(key, leaves)):
                 continue
             if key in sections:
                 self._check_section(key, sections, leaves)
@@ -248,7 +284,31 @@ class _Resolution:
         if section and key.removeprefix(f"{section}.").count("."):
             return  # may well belong to the plugin that could not be found; that mistake comes first
         message, hint = unknown_key(self.host, key, leaves, chosen)
-        self.mistakes += [Mistake(key, entry.place, message, hint) for layer, entry in entries if layer.kind != "data"]
+        for layer, entry in entries:
+            if layer.kind == "data" or self._belongs_to_a_source_left_below(key, layer):
+                continue
+            if key.startswith("data.") and self.source_of is not None and isinstance(self.source_of.value, list):
+                message, hint = self._beside_a_list(key, message, hint)
+            self.mistakes.append(Mistake(key, entry.place, message, hint))
+
+    def _belongs_to_a_source_left_below(self, key: str, layer: Layer) -> bool:
+        """A file may name a folder, and the command line or an edit other data instead: then the folder is history."""
+        won = self.source_of
+        if won is None or not won.origin.by_user or ORDER.index(layer.kind) >= _rank(won.origin):
+            return False
+        return any(key.startswith(f"{path}.") for path in self._places_of_sources())
+
+    def _beside_a_list(self, key: str, message: str, hint: str) -> tuple[str, str]:
+        assert self.source_of is not None
+        if any(key.startswith(f"{path}.") for path in self._places_of_sources()):
+            message = f"has no effect: data.sources lists the sources ({self.source_of.origin.place})"
+            hint = "write it into an element of that list, or leave the list out"
+        return message, hint
+
+    def _places_of_sources(self) -> list[str]:
+        """Where the settings of each source would stand, were it `data.source`."""
+        leaf = next(other for other in choice_fields() if other.key == ONE_SOURCE)
+        return [settings_path(self.host, leaf, spec) for spec in fitting(self.host, leaf)]
 
     def _check_recipe(self, leaves: Mapping[str, LeafField]) -> None:
         """A recipe may speak of plugins that are not chosen, not of keys that cannot exist."""
@@ -281,6 +341,15 @@ def _accepts_auto(leaf: LeafField) -> bool:
         return bool(convert("auto", leaf.info, leaf.owner) == "auto")
     except ValueRefusedError:
         return False
+
+
+def _rank(origin: Origin) -> int:
+    return ORDER.index(origin.kind) if origin.kind in ORDER else -1
+
+
+def _in_mapping(key: str, leaves: Mapping[str, LeafField]) -> bool:
+    """Whether this is a key inside a value, such as the name of a class, and no key of the configuration."""
+    return key not in leaves and _leaf_above(key, leaves) is not None
 
 
 def _leaf_above(key: str, leaves: Mapping[str, LeafField]) -> LeafField | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from detloom.config.compose import Chosen, leaves_of, settings_of
+from detloom.config.elements import Element, elements_of
 from detloom.config.layers import Layer, Origin, mapping_layer, nest, text_layer
 from detloom.config.values import as_text, literal, natural
 from detloom.errors import ConfigError, Mistake
@@ -61,7 +62,17 @@ class ResolvedConfig:
             value = values[leaf.key]
             if isinstance(extra, dict) and extra.get("local_path") and value and value not in extra["words"]:
                 found[leaf.key] = str(value)
+        for number, element in enumerate(self.elements()):
+            for leaf in leaves_of(type(element.settings)):
+                extra = leaf.info.json_schema_extra
+                value = _at(element.settings.model_dump(mode="json", by_alias=True), leaf.key)
+                if isinstance(extra, dict) and extra.get("local_path") and value and value not in extra["words"]:
+                    found[f"data.sources[{number}].{leaf.key}"] = str(value)
         return found
+
+    def elements(self) -> list[Element]:
+        """The sources that `data.sources` lists; empty where `data.source` is the only one."""
+        return elements_of(self.host, self.config.data.sources, self.config.data.format)
 
     def nested(self) -> dict[str, Any]:
         """The same values by section."""

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from detloom.data.objects import CheckedObject
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """width, height: upright, in pixels."""
+    """width, height: upright, in pixels. source, fields: see ImageRecord."""
 
     split: str
     id: int | str | None
@@ -27,6 +28,8 @@ class CheckedImage:
     sha256: str
     objects: tuple[CheckedObject, ...]
     where: str
+    source: str = ""
+    fields: Mapping[str, Any] | None = None
 
 
 def build_split(name: str, images: Sequence[CheckedImage]) -> Split:
@@ -41,6 +44,7 @@ def build_split(name: str, images: Sequence[CheckedImage]) -> Split:
             image.width,
             image.height,
             image.sha256,
+            image.source,
         )
         for position, image in enumerate(images, start=1)
     )

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from detloom.data.manifest import SourceUse
 from detloom.data.records import Finding
 
 
@@ -44,7 +45,7 @@ class ClassMap:
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
     """id: the data's own; width, height: pixels of the upright picture (EXIF orientation applied); sha256: of the
-    file."""
+    file. source: which of several sources it is from; empty when there is one."""
 
     id: int | str
     file_name: str
@@ -52,6 +53,7 @@ class ImageInfo:
     width: int
     height: int
     sha256: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +86,7 @@ class Split:
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
     """splits: `train`, `val` and, where the data have one, `test`. source, revision: where they came from, and what
-    they were there (see detloom.data.records.SourcePlan)."""
+    they were there (see detloom.data.records.SourcePlan); sources: the same of each, and what it gave."""
 
     name: str
     class_map: ClassMap
@@ -96,3 +98,4 @@ class Dataset:
     has_keypoints: bool = False
     source: str = ""
     revision: str = ""
+    sources: tuple[SourceUse, ...] = ()

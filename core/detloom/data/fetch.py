@@ -1,21 +1,25 @@
-"""Data to this machine: the source plans, the cache has them or gets them."""
+"""Data to this machine: the sources plan, the cache has them or gets them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detloom.data.facts import cache_dir
 from detloom.data.records import SourcePlan
+from detloom.errors import DetloomError
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
+    from detloom.config.elements import Element
     from detloom.data.records import DataTree
     from detloom.host import PluginHost
+    from detloom.specs import Source
 
 log = logging.getLogger("detloom")
 _MB = 1_000_000
@@ -23,31 +27,77 @@ _MB = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Data on this machine, and what they were at their source."""
+    """Data of one source on this machine, and what they were there."""
 
+    element: Element
     tree: DataTree
     plan: SourcePlan
 
 
-def fetch_tree(config: ResolvedConfig, host: PluginHost, before: SourcePlan | None = None) -> Fetched:
-    """Bring the data to this machine. before: what they were for an earlier run; when the cache still has that, it is
-    what is used, and nobody is asked."""
-    from detloom.progress import Reading
-    from detloom.specs import FetchContext, SourceSpec
+def chosen_sources(config: ResolvedConfig) -> list[Element]:
+    """The sources of the configuration: those that `data.sources` lists, or the one of `data.source`."""
+    from detloom.config.elements import Element
+    from detloom.specs import FormatSpec, SourceSpec
 
-    spec = host.get(SourceSpec, config.config.data.source)
-    cache = cache_dir() / "sources" / host.plugin_of(spec).name / spec.name
-    with host.blamed(spec), Reading("fetching the data (MB)") as reading:
-        source = spec.build(config.settings(spec))
-        kept = before is not None and (cache / folder_name(before)).is_dir()
-        plan = before if kept and before is not None else source.plan()
+    listed = config.elements()
+    if listed:
+        return listed
+    spec = config.host.get(SourceSpec, config.config.data.source)
+    wanted = config.config.data.format
+    chosen = None if wanted == "auto" else config.host.get(FormatSpec, wanted)
+    below = None if chosen is None else config.settings(chosen)
+    return [Element(spec, config.settings(spec), "", chosen, below)]
+
+
+def fetch_trees(config: ResolvedConfig, host: PluginHost, before: Sequence[SourcePlan] = ()) -> list[Fetched]:
+    """Bring the data of every source to this machine; all are planned before anything is fetched.
+
+    before: what they were for an earlier run, in the same order; where the cache still has that, it is what is used,
+    and nobody is asked. Raises DataError or UnreachableError, with the source's name where there are several.
+    """
+    elements = chosen_sources(config)
+    known: list[SourcePlan | None] = [*before] if len(before) == len(elements) else [None] * len(elements)
+    planned: list[tuple[Element, Source, SourcePlan]] = []
+    for number, (element, old) in enumerate(zip(elements, known, strict=True)):
+        with host.blamed(element.spec), _named(element, number, len(elements)):
+            source = element.spec.build(element.settings)
+            kept = old is not None and (_cache(element, host) / folder_name(old)).is_dir()
+            planned.append((element, source, old if kept and old is not None else source.plan()))
+    fetched = []
+    for number, (element, source, plan) in enumerate(planned):
+        with _named(element, number, len(elements)):
+            fetched.append(_fetched(element, source, plan, config, host))
+    return fetched
+
+
+def _fetched(element: Element, source: Source, plan: SourcePlan, config: ResolvedConfig, host: PluginHost) -> Fetched:
+    from detloom.progress import Reading
+    from detloom.specs import FetchContext
+
+    label = f"fetching the data{f' of {element.name}' if element.name else ''} (MB)"
+    with host.blamed(element.spec), Reading(label) as reading:
         context = FetchContext(
             deadline_s=config.config.data.fetch_deadline,
             progress=lambda done, total: reading.update(done // _MB, total // _MB),
         )
-        tree = source.fetch(plan, cache / folder_name(plan), context)
+        tree = source.fetch(plan, _cache(element, host) / folder_name(plan), context)
     log.info("data from %s, revision %s, are in %s", plan.identity, plan.revision, tree.root)
-    return Fetched(tree, plan)
+    return Fetched(element, tree, plan)
+
+
+def _cache(element: Element, host: PluginHost) -> Path:
+    return cache_dir() / "sources" / host.plugin_of(element.spec).name / element.spec.name
+
+
+@contextlib.contextmanager
+def _named(element: Element, number: int, of: int) -> Iterator[None]:
+    """Says in an error which of several sources it is about."""
+    try:
+        yield
+    except DetloomError as error:
+        if of > 1:
+            error.message = f"data.sources[{number}]{f' ({element.name})' if element.name else ''}: {error.message}"
+        raise
 
 
 def folder_name(plan: SourcePlan) -> str:
@@ -55,10 +105,10 @@ def folder_name(plan: SourcePlan) -> str:
     return hashlib.sha256(f"{plan.identity}\x1f{plan.revision}".encode()).hexdigest()[:32]
 
 
-def plan_of_run(place: Path, config: ResolvedConfig) -> SourcePlan | None:
-    """What the data of a run were. place: its folder, or a file in it (a checkpoint, an export).
+def plans_of_run(place: Path, config: ResolvedConfig) -> list[SourcePlan]:
+    """What the data of a run were, by source. place: its folder, or a file in it (a checkpoint, an export).
 
-    None when it is not known, or when the configuration now names other data than the run's.
+    Empty when it is not known, or when the configuration now names other data than the run's.
     """
     from pydantic import ValidationError
 
@@ -70,16 +120,19 @@ def plan_of_run(place: Path, config: ResolvedConfig) -> SourcePlan | None:
             try:
                 record = RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, ValidationError):
-                return None
-            same = _of_source(record.configuration) == _of_source(config.values())
-            known = record.data.source and record.data.revision and same
-            return SourcePlan(record.data.source, record.data.revision) if known else None
-    return None
+                return []
+            if _of_source(record.configuration) != _of_source(config.values()):
+                return []
+            plans = [SourcePlan(use.identity, use.revision) for use in record.data.sources]
+            plans = plans or [SourcePlan(record.data.source, record.data.revision)]
+            return plans if all(plan.identity and plan.revision for plan in plans) else []
+    return []
 
 
 def _of_source(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The source and its settings."""
+    """The sources and their settings."""
     keys = [
         key for key in values if key.startswith("data.") and key.count(".") > 1 and not key.startswith("data.split.")
     ]
-    return {key: values[key] for key in ("data.source", *keys) if key in values}
+    found = {key: values[key] for key in ("data.source", *keys) if key in values}
+    return {**found, "data.sources": values.get("data.sources") or []}

@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detloom.data.dividing import Recorded, SplitRules, read_recorded
 from detloom.data.facts import Progress
-from detloom.data.fetch import fetch_tree
+from detloom.data.fetch import Fetched, fetch_trees
 from detloom.data.findings import DataRefusedError, Mark, refused, useless_codes
 from detloom.data.inspect import Inspection, inspect_dataset
+from detloom.data.manifest import SourceUse, part_names, whole_identity, whole_name
+from detloom.data.merging import ClassRules, Part, merged
 from detloom.data.policy import Policy
 from detloom.data.splitting import SplitShares
 from detloom.data.validate import ReadOptions, validate
 from detloom.errors import DataError, PluginError
 from detloom.host import describe
+from detloom.redaction import redacted
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
@@ -62,13 +66,13 @@ def load_dataset(
     *,
     progress: Progress | None = None,
     for_training: bool = True,
-    before: SourcePlan | None = None,
+    before: Sequence[SourcePlan] = (),
 ) -> Dataset:
     """Raises DataError when the data are not there, and DataRefusedError for findings that are errors and not allowed.
 
     for_training: data without a validation split are split; without it the splits are taken as they are (one json
     for everything is then the split `all`). progress(images done, images). before: what the data were for an earlier
-    run; used as they were then where this machine still has them.
+    run, by source; used as they were then where this machine still has them.
     """
     name, dataset, findings = _read(config, host, progress, for_training, before)
     for remark in useless_codes(config.config.data.allow, findings):
@@ -98,33 +102,76 @@ def _read(
     host: PluginHost,
     progress: Progress | None,
     for_training: bool,
-    before: SourcePlan | None = None,
+    before: Sequence[SourcePlan] = (),
     marks: list[Mark] | None = None,
 ) -> tuple[str, Dataset | None, tuple[Finding, ...]]:
     data = config.config.data
-    fetched = fetch_tree(config, host, before)
-    tree = fetched.tree
-    spec, chosen = choose_format(config, host, tree)
-    shares = SplitShares(data.split.val, data.split.test, data.split.seed)
+    sources = [_Read(one, *choose_format(config, host, one)) for one in fetch_trees(config, host, before)]
+    names = part_names([one.fetched.element.name or data_name(one.fetched.tree) for one in sources])
+    rules = ClassRules(data.class_aliases, data.drop_classes)
+    several = len(sources) > 1
+    parts = [
+        Part(name if several else "", _records(host, one.spec, one.format, one.fetched.tree))
+        for name, one in zip(names, sources, strict=True)
+    ]
+    split = _split_rules(config)
     policy = Policy(data.policy, tuple(data.allow), data.max_left_out)
-    options = ReadOptions(shares, for_training, progress, policy, data.near_duplicates, marks)
-    name = data_name(tree)
-    dataset, findings = validate(name, _records(host, spec, chosen, tree), options)
+    options = ReadOptions(split, for_training, progress, policy, data.near_duplicates, marks, data.conflicts)
+    records = merged(parts, rules) if several or rules else parts[0].records
+    dataset, findings = validate(whole_name(names), records, options)
     if dataset is not None:
-        dataset = replace(dataset, source=fetched.plan.identity, revision=fetched.plan.revision)
-    return name, dataset, findings
+        uses = tuple(_use(one, part, dataset, host) for one, part in zip(sources, parts, strict=True))
+        source, revision = whole_identity(uses)
+        dataset = replace(dataset, source=source, revision=revision, sources=uses)
+    return whole_name(names), dataset, findings
 
 
-def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> tuple[FormatSpec, Format]:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A source whose data are here, and the format that reads them."""
+
+    fetched: Fetched
+    spec: FormatSpec
+    format: Format
+
+
+def _split_rules(config: ResolvedConfig) -> SplitRules:
+    split = config.config.data.split
+    shares = SplitShares(split.val, split.test, split.seed, split.stratify)
+    recorded = read_recorded(Path(split.files).expanduser()) if split.files else Recorded()
+    return SplitRules(shares, split.mode == "anew", split.group or "", recorded)
+
+
+def _use(one: _Read, part: Part, dataset: Dataset, host: PluginHost) -> SourceUse:
+    """What a source gave to the whole."""
+    mine = {
+        name: [number for number, image in enumerate(split.images) if image.source == part.name]
+        for name, split in dataset.splits.items()
+    }
+    return SourceUse(
+        name=part.name or one.fetched.element.name or data_name(one.fetched.tree),
+        type=host.qualified(one.fetched.element.spec),
+        format=host.qualified(one.spec),
+        identity=redacted(one.fetched.plan.identity),
+        revision=one.fetched.plan.revision,
+        images={name: len(numbers) for name, numbers in mine.items()},
+        objects={
+            name: int(sum(dataset.splits[name].starts[n + 1] - dataset.splits[name].starts[n] for n in numbers))
+            for name, numbers in mine.items()
+        },
+        classes=dict(sorted(part.classes.items())) or {name: name for name in dataset.class_map.names},
+    )
+
+
+def choose_format(config: ResolvedConfig, host: PluginHost, fetched: Fetched) -> tuple[FormatSpec, Format]:
     """The named format, or the one that is surest. Raises DataError with every format's reason, PluginError when there
     is no format at all."""
     from detloom.specs import FormatSpec
 
-    wanted = config.config.data.format
-    if wanted != "auto":
-        spec = host.get(FormatSpec, wanted)
-        with host.blamed(spec):
-            return spec, spec.build(config.settings(spec))
+    named, tree = fetched.element.format, fetched.tree
+    if named is not None:
+        with host.blamed(named):
+            return named, named.build(fetched.element.format_settings)
     tried = []
     for spec in host.specs(FormatSpec):
         try:
@@ -135,7 +182,7 @@ def choose_format(config: ResolvedConfig, host: PluginHost, tree: DataTree) -> t
             continue
         tried.append((sniff, spec, candidate))
     if not tried:
-        blocked = host.advice(FormatSpec, wanted)
+        blocked = host.advice(FormatSpec, config.config.data.format)
         raise PluginError("no plugin is here that could read annotations", hint="\n  ".join(blocked))
     best = max(tried, key=lambda one: one[0].score)
     if best[0].score <= 0:

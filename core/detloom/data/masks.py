@@ -46,6 +46,11 @@ def rle_box(rle: RLE) -> tuple[float, float, float, float]:
     return (x, y, x + w, y + h)
 
 
+def rle_iou(one: RLE, other: RLE) -> float:
+    """Pixels that both have over pixels that either has, of masks of one size."""
+    return float(coco_mask.iou([_as_bytes(one)], [_as_bytes(other)], [0])[0][0])
+
+
 def decode_rle(rle: RLE) -> NDArray[np.uint8]:
     """uint8 [H, W] of 0 and 1."""
     # pycocotools' own decoder warns of NumPy 2 and takes four times as long.

@@ -12,7 +12,14 @@ import numpy as np
 
 from detloom.data.dataset import Dataset, Split
 from detloom.files import write_json
-from detloom_schemas.run_files import ClassStatistics, DataRecord, FindingRecord, SplitStatistics
+from detloom_schemas.run_files import (
+    ClassStatistics,
+    DataIdentity,
+    DataRecord,
+    FindingRecord,
+    SourceRecord,
+    SplitStatistics,
+)
 
 if TYPE_CHECKING:
     from detloom.logging_fanout import LoggerFanout
@@ -31,10 +38,7 @@ def record_data(path: Path, dataset: Dataset) -> DataRecord:
     )
     findings = tuple(FindingRecord.model_validate(dataclasses.asdict(finding)) for finding in dataset.findings)
     record = DataRecord(
-        name=dataset.name,
-        digest=dataset.digest,
-        source=dataset.source,
-        revision=dataset.revision,
+        **dict(identity_of(dataset)),
         has_masks=dataset.has_masks,
         splits={name: _split_statistics(split) for name, split in dataset.splits.items()},
         classes=classes,
@@ -42,6 +46,17 @@ def record_data(path: Path, dataset: Dataset) -> DataRecord:
     )
     write_json(path, record.to_json())
     return record
+
+
+def identity_of(dataset: Dataset) -> DataIdentity:
+    """Which data these are, and from where."""
+    return DataIdentity(
+        name=dataset.name,
+        digest=dataset.digest,
+        source=dataset.source,
+        revision=dataset.revision,
+        sources=tuple(SourceRecord.model_validate(dataclasses.asdict(use)) for use in dataset.sources),
+    )
 
 
 def log_data(record: DataRecord, fanout: LoggerFanout, step: int) -> None:

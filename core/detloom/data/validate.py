@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from detloom.data.build import CheckedImage, build_split, digest_of
 from detloom.data.codes import FILE_FAULTS
 from detloom.data.dataset import ClassMap, Dataset, Split
+from detloom.data.dividing import SplitRules, divide
 from detloom.data.facts import Progress, gather_facts
 from detloom.data.findings import FindingBook, Mark
+from detloom.data.merging import Conflicts, keep_once
 from detloom.data.mistaken import mistaken_splits
 from detloom.data.objects import Frame, check_object, compare_objects, drop_duplicates
 from detloom.data.overview import (
@@ -28,21 +30,21 @@ from detloom.data.overview import (
 from detloom.data.pictures import Facts, compare_names, frame_of, is_there, remark
 from detloom.data.policy import Policy
 from detloom.data.records import ClassRecord, Finding, ImageRecord
-from detloom.data.splitting import SplitShares, assign_splits
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """for_training: a training and a validation split must be there or be made; without it splits stay as they
     are. near_duplicates: look for pictures of one split that are nearly in another. marks: gets every single place of
-    every finding."""
+    every finding. conflicts: what becomes of a picture that has other objects in two sources."""
 
-    shares: SplitShares = field(default_factory=SplitShares)
+    split: SplitRules = field(default_factory=SplitRules)
     for_training: bool = True
     progress: Progress | None = None
     policy: Policy = field(default_factory=Policy)
     near_duplicates: bool = True
     marks: list[Mark] | None = None
+    conflicts: Conflicts = "refuse"
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ def validate(
         used = sum(len(image.objects) for image in images)
         return None, _settled(told, options.policy, len(images), used)
     written = written_in(read.images, labels)
-    images = _place(images, written, options, told)
+    images = _place(images, read.images, options, told)
     splits = _build_splits(images)
     _look_over(splits, class_map, written, facts, options, told)
     objects = [item for image in images for item in image.objects]
@@ -178,35 +180,28 @@ def _check_image(
         facts[record.path].sha256,
         tuple(kept),
         record.where,
+        record.source,
+        record.fields,
     )
 
 
-def _place(images: list[CheckedImage], written: Written, options: ReadOptions, told: Told) -> list[CheckedImage]:
-    """Every image in the split that it is used in."""
-    for split in sorted(written.images.keys() - {image.split for image in images}):
+def _place(
+    images: list[CheckedImage], records: Sequence[ImageRecord], options: ReadOptions, told: Told
+) -> list[CheckedImage]:
+    """Every image in the split that it is used in, and each picture of several sources once."""
+    declared: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        declared[record.source].add(record.split)
+    for split in sorted(set().union(*declared.values()) - {image.split for image in images}):
         told.add(False, "empty-split", f"{split} (none of its images can be used)")
+    images = keep_once(images, options.conflicts, told.book)
     if not options.for_training:
         return images
-    if "val" not in written.images:
-        images = _split(images, options.shares, told)
-    return [replace(image, split="train") if image.split == "all" else image for image in images]
-
-
-def _split(images: list[CheckedImage], shares: SplitShares, told: Told) -> list[CheckedImage]:
-    """Data without a validation split are split; `test` stays what it is."""
-    present = {image.split for image in images}
-    pool = [image for image in images if image.split in ("all", "train")]
-    if shares.val == 0 or len(pool) < 2:
-        return images
-    wanted = replace(shares, test=0.0) if "test" in present else shares
-    hashes = [image.sha256 for image in pool]
-    places = assign_splits(hashes, [frozenset(item.label for item in image.objects) for image in pool], wanted)
-    counts = {name: places.count(name) for name in ("train", "val", "test") if name in places}
-    text = ", ".join(f"{count} {name}" for name, count in counts.items())
-    unsure = told.book.codes() & {*FILE_FAULTS, "empty-split"}
-    told.add(not unsure, "split-made", f"{text}; seed {shares.seed}")
-    moved = [replace(image, split=place) for image, place in zip(pool, places, strict=True)]
-    return moved + [image for image in images if image.split not in ("all", "train")]
+    divided, text = divide(images, declared, options.split, told.book)
+    if text:
+        unsure = told.book.codes() & {*FILE_FAULTS, "empty-split"}
+        told.add(not unsure, "split-made", text)
+    return divided
 
 
 def _build_splits(images: Sequence[CheckedImage]) -> dict[str, Split]:
