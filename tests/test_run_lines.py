@@ -89,19 +89,18 @@ def test_tensorboard_is_written_and_clearml_is_not_asked(place: Place) -> None:
 
 
 @pytest.mark.parametrize(("line", "size"), [(CVAT, "large"), (EVERYTHING, "base")])
-def test_cvat_and_sizes_of_another_family_are_refused_together(place: Place, line: str, size: str) -> None:
+def test_a_size_of_another_family_is_refused_before_cvat_is_asked(place: Place, line: str, size: str) -> None:
     before = place.files()
     finished = place.run(*typed(line), script=RUN_TRAINING)
     assert finished.code == 2, finished
-    assert "2 mistakes" in finished.err
-    assert "--cvat-task-ids" in finished.err and "this version has no `cvat` source" in finished.err
+    assert "1 mistake in the configuration" in finished.err
     assert f"'{size}' is a size without a family" in finished.err and "yolox-nano" in finished.err
     assert "Traceback" not in finished.err
     assert place.files() == before
 
 
 def test_the_longest_line_means_what_it_says_where_its_source_is_a_folder(place: Place) -> None:
-    """All that does not wait for CVAT and RF-DETR: the same flags, with data and a model that are here."""
+    """All that does not wait for RF-DETR: the same flags, with data in a folder and a model that is here."""
     line = EVERYTHING.replace("--cvat-task-ids 100", "--dataset-dir ./data/my-dataset").replace("base", "yolox-s")
     values = shown(place, line)["values"]
     assert values["experiment.project"] == "ObjectDetection"
@@ -148,7 +147,7 @@ def test_uv_runs_the_script_too(place: Place) -> None:
     )
     finished = ended(process)
     assert finished.code == 2, finished
-    assert "this version has no `cvat` source" in finished.err
+    assert "'large' is a size without a family" in finished.err
 
 
 def test_the_line_of_the_contract_fine_tunes_published_weights(place: Place, data_dir: Path) -> None:
