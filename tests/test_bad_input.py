@@ -210,10 +210,11 @@ def test_weights_of_another_family_are_refused(place: Place, data_dir: Path) -> 
     assert place.files() == {}
 
 
-def test_a_code_that_allows_nothing_is_doubted_aloud(place: Place) -> None:
+def test_a_code_that_nothing_has_is_refused_before_the_data_are_read(place: Place) -> None:
     finished = place.run("train", "../m/truncated", *RANDOM, "--set", "data.allow=truncated-imag")
-    assert finished.code == 3
-    assert "did you mean truncated-image?" in finished.err
+    assert finished.code == 2
+    assert "data.allow" in finished.err and "did you mean truncated-image?" in finished.err
+    assert_civil(finished)
 
 
 # ---- the disk -----------------------------------------------------------------------------------------------------

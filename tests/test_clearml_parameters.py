@@ -78,7 +78,10 @@ LEGAL: dict[str, tuple[str, Any]] = {
     "data.split.val": ("0.25", 0.25),
     "data.split.test": ("0.25", 0.25),
     "data.split.seed": ("9", 9),
+    "data.policy": ("lenient", "lenient"),
     "data.allow": ("corrupt-image", ["corrupt-image"]),
+    "data.max_left_out": ("0.5", 0.5),
+    "data.near_duplicates": ("off", False),
     "data.num_workers": ("1", 1),
     "data.prefetch_factor": ("3", 3),
     "data.persistent_workers": ("no", False),
@@ -156,7 +159,7 @@ WRONG_TEXT = {
     "model.num_classes": "0",
 }
 FREE_TEXT = {
-    *("model.pretrain_weights", "data.allow", "data.local.path", "data.local.images", "data.local.train"),
+    *("model.pretrain_weights", "data.local.path", "data.local.images", "data.local.train"),
     *("data.local.val", "data.local.test", "experiment.name", "experiment.tags", "experiment.output_dir"),
     "experiment.clearml.output_uri",
 }

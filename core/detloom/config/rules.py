@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 
 from detloom.config.layers import Origin
+from detloom.data.codes import CODES
 from detloom.errors import Mistake
 from detloom.host import PluginHost
-from detloom.specs import ExporterSpec, LoggerSpec, LossSpec, ModelSpec
+from detloom.specs import ExporterSpec, FormatSpec, LoggerSpec, LossSpec, ModelSpec
 from detloom_schemas.config import RunConfig
 
 
@@ -31,7 +33,20 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
     if config.data.split.val + config.data.split.test >= 1:
         message = f"val ({config.data.split.val}) and test ({config.data.split.test}) leave no images to train on"
         found.append(Mistake("data.split", _place(origins, "data.split.val", "data.split.test"), message))
+    found += _allowed_codes(host, config, origins)
     return found
+
+
+def _allowed_codes(host: PluginHost, config: RunConfig, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
+    """Formats of other people may have codes of their own; where there are none, a code that is not ours is misspelt."""
+    if any(host.plugin_of(spec).origin != "first-party" for spec in host.specs(FormatSpec)):
+        return
+    for code in config.data.allow:
+        if code not in CODES:
+            near = get_close_matches(code, CODES, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else "`detloom check DATA` shows the codes of its findings"
+            message = f"no finding of the data check has the code {code!r}"
+            yield Mistake("data.allow", _place(origins, "data.allow"), message, hint)
 
 
 def _losses(host: PluginHost, config: RunConfig, model: ModelSpec, origins: Mapping[str, Origin]) -> Iterator[Mistake]:

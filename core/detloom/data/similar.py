@@ -30,7 +30,7 @@ _ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape
 )
 """Of every number of 16 bits."""
 _FLAT = 3.0  # standard deviation of grey values: below it the steps are noise
-_SIDE, _BLOCK = 128, 8
+_SIDE, _BLOCK = 64, 8
 _BLOCK_LIMIT, _SHIFT_LIMIT = 10.0, 24.0  # of 255
 
 
@@ -97,13 +97,15 @@ def _gray(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _shrunk(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """float32 [128, 128, 3], and width by height."""
+    """float32 [64, 64, 3], and width by height."""
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32), pixels.shape[1] / pixels.shape[0]
 
 
 def _bits(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Ones in each row of [N, K]."""
+    if hasattr(np, "bitwise_count"):  # NumPy 2: five times as fast
+        return np.asarray(np.bitwise_count(words).sum(axis=1, dtype=np.int64))
     return np.asarray(_ONES[np.ascontiguousarray(words).view(np.uint16)].sum(axis=1, dtype=np.int64))
 
 
