@@ -151,8 +151,11 @@ def versions() -> dict[str, str]:
 def plugins_in_use(resolved: ResolvedConfig, host: PluginHost) -> list[dict[str, str]]:
     """The plugins whose specs this run's configuration names, and every loaded one of a third party: its observers and
     runtimes act without being named."""
+    from detloom.config.elements import specs_of
+
     foreign = [info for info in host.plugins if info.status == "ok" and info.origin != "first-party"]
-    used = {info.name: info for info in [*(host.plugin_of(pick.spec) for pick in resolved.chosen), *foreign]}
+    specs = [*(pick.spec for pick in resolved.chosen), *specs_of(host, resolved.config.data.sources)]
+    used = {info.name: info for info in [*(host.plugin_of(spec) for spec in specs), *foreign]}
     return [{"name": i.name, "distribution": i.distribution, "version": i.version} for i in used.values()]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from detloom.cli import console
 from detloom.cli.data_arguments import add_data_arguments, as_arguments, resolve_data
 from detloom.cli.data_options import add_file_arguments
+from detloom.cli.data_sources import sources_json, sources_text
 from detloom.progress import Reading
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _STYLES = {"error": "red", "warning": "yellow", "info": "blue"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser)
+    add_data_arguments(parser, several=True)
     add_file_arguments(parser)
     parser.add_argument(
         "--allow", nargs="+", default=[], metavar="CODE", help="errors that do not count; what they name is left out"
@@ -76,6 +77,7 @@ def _as_json(report: CheckReport, refused: list[Finding], command: str) -> dict[
         "findings": [asdict(finding) for finding in report.findings],
         "inspection": report.inspection.to_dict() if report.inspection else None,
         "digest": report.dataset.digest if report.dataset else None,
+        "sources": sources_json(report.dataset) if report.dataset else [],
         "next": command,
     }
 
@@ -84,6 +86,8 @@ def _as_text(report: CheckReport, refused: list[Finding], command: str) -> str:
     parts = []
     if report.inspection is not None:
         parts += [_overview(report.inspection, report), _classes(report.inspection)]
+    if report.dataset is not None and (sources := sources_text(report.dataset)):
+        parts.append(sources)
     if report.findings:
         parts.append("\n".join(_finding(finding) for finding in report.findings))
     parts.append(_verdict(report, refused, command))

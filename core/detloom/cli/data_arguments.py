@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from detloom.cli.data_options import FILES, UNUSED, named_data
+from detloom.cli.data_options import FILES, UNUSED, given_data, named_data
 from detloom.cli.source_options import add_source_arguments, sources_as_arguments
 from detloom.errors import UsageError
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from detloom.host import PluginHost
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="?", metavar="DATA", help="folder of the data set, or one COCO json")
+def add_data_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """several: more than one DATA may be named; they become one data set."""
+    more = "; several become one data set" if several else ""
+    nargs = "*" if several else "?"
+    parser.add_argument("data", nargs=nargs, metavar="DATA", help=f"folder of the data set, or one COCO json{more}")
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML, JSON or TOML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
     add_source_arguments(parser)
@@ -44,7 +47,7 @@ def resolve_data(
 
 def as_arguments(args: argparse.Namespace) -> str:
     """What was given, as it is typed: for the command to run next."""
-    parts = [args.data] if args.data else []
+    parts = given_data(args)
     for flag, _, _ in FILES:
         value = getattr(args, flag.removeprefix("--"), None)
         parts += [flag, value] if value else []

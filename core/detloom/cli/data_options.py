@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detloom.cli import console
-from detloom.cli.source_options import add_source_arguments, given_flags, written_sources
+from detloom.cli.source_options import add_source_arguments, given_flags, says_where, written_sources
 from detloom.errors import ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -57,13 +58,21 @@ def settings_of(args: argparse.Namespace, sections: tuple[str, ...]) -> list[tup
 
 def names_data(args: argparse.Namespace) -> bool:
     """Whether the command line says which data are meant."""
-    return bool(args.data or given_flags(args) or any(_given(args, flag) for flag, _, _ in FILES))
+    return bool(given_data(args) or given_flags(args) or any(_given(args, flag) for flag, _, _ in FILES))
+
+
+def given_data(args: argparse.Namespace) -> list[str]:
+    """Every DATA of the command line."""
+    return [args.data] if isinstance(args.data, str) else [*(args.data or [])]
 
 
 def named_data(args: argparse.Namespace, host: PluginHost) -> list[tuple[str, str, str]]:
     """(key, text, flag) of the data that the command line names; empty when it names none. Raises ConfigError for a
     source that no plugin provides."""
-    found = [("data.local.path", str(args.data), "DATA")] if args.data else []
+    data = given_data(args)
+    found = [("data.local.path", data[0], "DATA")] if len(data) == 1 else []
+    if len(data) > 1:
+        found.append(("data.sources", json.dumps(data, ensure_ascii=False), "DATA"))
     for flag, key, _ in FILES:
         value = _given(args, flag)
         if value:
@@ -126,7 +135,7 @@ def data_config(
     from detloom.config import load_env, mapping_layer, resolve, text_layer
 
     load_env()
-    elsewhere = any(key == "data.source" or _is_of_source(key) for key, _, _ in named)
+    elsewhere = any(says_where(key) for key, _, _ in named)
     if document is None and not elsewhere:
         raise UsageError(
             "no data were named, and the model lies in no run's folder whose data could be used",
@@ -136,11 +145,6 @@ def data_config(
     if document is not None:
         layers.append(saved_layer(document, ["model.type"] if elsewhere else ["model.type", "data."]))
     return resolve(host, [*layers, text_layer(named)])
-
-
-def _is_of_source(key: str) -> bool:
-    """`data.local.path` and the like."""
-    return key.startswith("data.") and key.count(".") > 1 and not key.startswith("data.split.")
 
 
 def _any_model(host: PluginHost) -> dict[str, str]:

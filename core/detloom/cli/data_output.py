@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from detloom.errors import DetloomError, UsageError
 
@@ -32,7 +33,11 @@ def writer_of(host: PluginHost, name: str, flag: str) -> WritableFormat:
     return built
 
 
-def write_whole(dataset: Dataset, writer: WritableFormat, out: Path, copy_images: bool) -> list[Path]:
+class Writer(Protocol):
+    def write(self, dataset: Dataset, dest: Path, copy_images: bool = False) -> Sequence[Path]: ...
+
+
+def write_whole(dataset: Dataset, writer: Writer, out: Path, copy_images: bool) -> list[Path]:
     """All or nothing: written beside the place and moved there when complete. Returns the annotation files."""
     part: Path | None = None
     try:

@@ -71,7 +71,8 @@ ALIASES = (
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Everything that says what a run shall do."""
-    parser.add_argument("data", nargs="?", metavar="DATA", help="folder of the data set, or one COCO json")
+    help_text = "folder of the data set, or one COCO json; several become one data set"
+    parser.add_argument("data", nargs="*", metavar="DATA", help=help_text)
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML, JSON or TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any key; also as --section.key VALUE"
@@ -112,8 +113,10 @@ def run_layers(args: argparse.Namespace, host: PluginHost) -> list[Layer]:
 
     files = [file_layer(path) for path in args.config]
     collected = _CommandLine(host)
-    if args.data is not None:
-        collected.add("data.local.path", args.data, "DATA")
+    if len(args.data) == 1:
+        collected.add("data.local.path", args.data[0], "DATA")
+    elif args.data:
+        collected.add("data.sources", args.data, "DATA")
     for alias in ALIASES:
         given = getattr(args, alias.dest)
         if given not in (None, False):

@@ -52,6 +52,13 @@ class Written:
         return self.value if isinstance(self.value, str) else f"[{', '.join(self.value)}]"
 
 
+def says_where(key: str) -> bool:
+    """True for `data.source`, `data.sources` and the settings of sources such as `data.local.path`."""
+    if key in ("data.source", "data.sources"):
+        return True
+    return key.startswith("data.") and key.count(".") > 1 and not key.startswith(("data.split.", "data.class_aliases."))
+
+
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     for flag in SOURCE_FLAGS:
         nargs = "+" if flag.several else None

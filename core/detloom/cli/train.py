@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from detloom.cli.options import add_run_arguments, rewrite_keys, run_layers
+from detloom.cli.source_options import says_where
 
 if TYPE_CHECKING:
     from detloom.config import Layer, ResolvedConfig
@@ -76,12 +77,6 @@ def _submit(args: argparse.Namespace, resolved: ResolvedConfig, host: PluginHost
     return 0
 
 
-def _says_where(key: str) -> bool:
-    """True for `data.source` and the settings of sources such as `data.local.path`."""
-    section = key.rpartition(".")[0]
-    return key == "data.source" or (section.startswith("data.") and section != "data.split")
-
-
 def _with_data_demanded(layers: list[Layer], host: PluginHost) -> list[Layer]:
     """No run without data: one more mistake when nobody named any, unless an agent's tracker brings them."""
     from dataclasses import replace
@@ -89,7 +84,7 @@ def _with_data_demanded(layers: list[Layer], host: PluginHost) -> list[Layer]:
     from detloom.errors import Mistake
     from detloom.tracking import claiming
 
-    named = any(_says_where(entry.key) for layer in layers for entry in layer.entries)
+    named = any(says_where(entry.key) for layer in layers for entry in layer.entries)
     refused = any(mistake.key.startswith("data") for layer in layers for mistake in layer.mistakes)
     if named or refused or claiming(host):
         return layers
