@@ -20,6 +20,7 @@ class Finder:
         self._folders = [folder.resolve() for folder in folders]
         self._roots = [root.resolve() for root in roots]
         self._capitals: dict[Path, dict[str, str | None]] = {}
+        self._real: dict[str, str] = {}
 
     def find(self, name: str) -> Path | None:
         """The first existing file `folder / name`; None when there is none.
@@ -28,17 +29,33 @@ class Finder:
         backslashes. Raises PathEscapeError for absolute names, for names that climb out, and for links that lead out.
         """
         relative = _relative(name)
+        spellings = _spellings(relative)
         for folder in self._folders:
-            for candidate in _spellings(folder, relative):
-                if not _within(_flat(candidate), self._roots) or not candidate.is_file():
+            for spelling in spellings:
+                # Plain texts: pathlib takes most of the time of reading annotations otherwise.
+                candidate = f"{folder}{os.sep}{spelling}"
+                if not self._holds(os.path.normpath(candidate)) or not os.path.isfile(candidate):  # noqa: PTH113
                     continue
-                if _within(candidate.resolve(), self._roots):
-                    return candidate
-                raise PathEscapeError(f"it is a link to {candidate.resolve()}, outside the data's folder")
+                real = self._realpath(candidate)
+                if self._holds(real):
+                    return Path(candidate)
+                raise PathEscapeError(f"it is a link to {real}, outside the data's folder")
         # Names are written relative to the annotation file, which is the first folder.
         if not _within(_flat(self._folders[0] / relative), self._roots):
             raise PathEscapeError("it climbs out of the data's folder")
         return None
+
+    def _holds(self, path: str) -> bool:
+        return any(path == str(root) or path.startswith(f"{root}{os.sep}") for root in self._roots)
+
+    def _realpath(self, path: str) -> str:
+        """As os.path.realpath, but asks once for the folder of many files."""
+        folder, name = os.path.split(path)
+        if name in ("..", ".") or os.path.islink(path):  # noqa: PTH114
+            return os.path.realpath(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return f"{self._real[folder]}{os.sep}{name}"
 
     def find_other_capitals(self, name: str) -> Path | None:
         """The only file whose name is written with other capitals; for names that `find` did not find."""
@@ -90,6 +107,6 @@ def _relative(name: str) -> str:
     return "/".join(windows.parts)
 
 
-def _spellings(folder: Path, relative: str) -> list[Path]:
+def _spellings(relative: str) -> list[str]:
     forms = dict.fromkeys((relative, *(unicodedata.normalize(form, relative) for form in ("NFC", "NFD"))))
-    return [folder / form for form in forms if form]
+    return [form for form in forms if form]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from detloom.data.findings import found
 from detloom.data.layout import IMAGE_SUFFIXES, brief, named_folder, read_text, shown, split_of, walk
-from detloom.data.paths import PathEscapeError, find_inside
+from detloom.data.paths import Finder, PathEscapeError
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, ObjectRecord
 from detloom.data.shapes import number
 from detloom_plugins.formats.csv.header import Header, Layout, parse_header
@@ -144,14 +144,14 @@ class _File:
 
     def _records(self, relative: bool) -> Iterator[Record]:
         stems = self._by_stem() if self._header.open_images else {}
-        folders = self._folders()
+        finder = Finder(self._folders(), [self._tree.root, *self._tree.images, self._path.parent])
         for (split, file_name), image in self._images.items():
             objects = tuple(
                 ObjectRecord(box, class_name=label, crowd=group, where=where, relative=relative)
                 for box, label, group, where in image.boxes
             )
             try:
-                path = find_inside(file_name, folders, [self._tree.root, *self._tree.images, self._path.parent])
+                path = finder.find(file_name)
             except PathEscapeError as fault:
                 yield found("path-escape", f"{image.where} ({brief(file_name)}: {fault})")
                 continue

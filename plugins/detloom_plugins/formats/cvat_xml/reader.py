@@ -14,7 +14,7 @@ from pathlib import Path
 from detloom.data.findings import found
 from detloom.data.layout import IMAGE_SUFFIXES, brief, files_in, shown, split_of
 from detloom.data.markup import Element, stream
-from detloom.data.paths import PathEscapeError, find_inside
+from detloom.data.paths import Finder, PathEscapeError, find_inside
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, ObjectRecord
 from detloom_plugins.formats.cvat_xml.shapes import read_shape
 
@@ -36,6 +36,7 @@ class _Document:
         self._tree = tree
         self._name = shown(path, tree.root)
         self._strange: set[str] = set()
+        self._finders: dict[str, Finder] = {}
         self._size: _Size = (None, None)  # of the frames of a video
 
     def read(self) -> Iterator[Record]:
@@ -85,7 +86,7 @@ class _Document:
         for shape in element.children:
             yield from self._shape(shape, shape.attributes.get("label", ""), size, objects)
         try:
-            path = find_inside(name, self._folders(subset), [self._tree.root, *self._tree.images])
+            path = self._finder(subset).find(name)
         except PathEscapeError as fault:
             yield found("path-escape", f"{where} ({brief(name)}: {fault})")
             return
@@ -116,6 +117,11 @@ class _Document:
         if subset.casefold() not in _PLAIN and split_of(subset) is None and subset not in self._strange:
             self._strange.add(subset)
             yield found("unknown-split", f"{where} (subset {brief(subset)})")
+
+    def _finder(self, subset: str) -> Finder:
+        if subset not in self._finders:
+            self._finders[subset] = Finder(self._folders(subset), [self._tree.root, *self._tree.images])
+        return self._finders[subset]
 
     def _folders(self, subset: str) -> list[Path]:
         """Where images are looked up: projects have a folder for each subset."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from detloom.data.findings import found
 from detloom.data.layout import IMAGE_SUFFIXES, brief, files_in, named_folder, read_text, shown, split_of
 from detloom.data.markup import Element, stream
-from detloom.data.paths import PathEscapeError, find_inside
+from detloom.data.paths import Finder, PathEscapeError
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, ObjectRecord
 from detloom.data.shapes import number
 from detloom_plugins.formats.voc.places import Place
@@ -39,6 +39,7 @@ class _Reader:
         self._classes: set[str] = set()
         self._closed = False  # a list of classes was given: others are unknown
         self._by_stem: dict[str, Path] = {}
+        self._finder = Finder(place.images, [tree.root, *tree.images])
 
     def read(self) -> Iterator[Record]:
         yield from self._listed_classes()
@@ -153,11 +154,10 @@ class _Reader:
         """The image that <filename> names; without it, as in the devkit, the one called like the xml."""
         own = self._by_stem.get(path.stem)
         try:
-            roots = [self._tree.root, *self._tree.images]
-            image = find_inside(written, self._place.images, roots) if written else None
+            image = self._finder.find(written) if written else None
             if image is None and own is not None:
                 # Through the same door: a link may lead out of the data.
-                image = find_inside(own.name, [own.parent], roots)
+                image = self._finder.find(own.name)
                 return image, found("path-mended", f"{name} ({written!r} is {own.name})") if written else None
         except PathEscapeError as fault:
             return None, found("path-escape", f"{name} ({brief(written)}: {fault})")
