@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ from cvat_tools import ACCESS_TOKEN, PASSWORD, TOKEN, VARIABLES, CVATServer, fet
 from detloom.config import ResolvedConfig, mapping_layer, resolve, text_layer
 from detloom.errors import ConfigError, PluginError, UnreachableError, UsageError
 from detloom.host import discover
+from detloom.specs import FetchContext
 from detloom.transfer import AccessError, NotThereError
 from detloom_integrations.cvat.access import find_access
+from detloom_integrations.cvat.channel import stays
 from detloom_schemas.config import CVATDataSource
 
 BOTH = ["sdk", "http-v2"]
@@ -182,7 +187,8 @@ def test_the_address_is_that_of_the_settings_before_that_of_the_environment(
         ("https://cvat.lab/", "https://cvat.lab"),
         ("cvat.lab:8080", "https://cvat.lab:8080"),
         ("http://lab/cvat/", "http://lab/cvat"),
-        ("https://app.cvat.ai/tasks", "https://app.cvat.ai"),
+        ("https://app.cvat.ai/tasks/12?page=1", "https://app.cvat.ai"),
+        ("localhost:8080", "http://localhost:8080"),
     ],
 )
 def test_addresses_as_people_write_them(written: str, meant: str) -> None:
@@ -298,9 +304,7 @@ def test_credentials_are_no_settings_and_are_not_printed(filled: CVATServer) -> 
     assert PASSWORD not in repr(find_access(CVATDataSource()))
 
 
-def test_credentials_do_not_follow_a_redirect_to_another_server(filled: CVATServer) -> None:
-    from detloom_integrations.cvat.channel import stays
-
+def test_which_redirects_stay_with_a_server() -> None:
     assert stays("http://cvat.lab/api", "https://cvat.lab/api")
     assert stays("https://cvat.lab/a", "https://cvat.lab/b")
     assert not stays("https://cvat.lab/a", "http://cvat.lab/a")
@@ -313,3 +317,60 @@ def _only(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
+
+
+# ---- other servers that answer ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[list[tuple[str, dict[str, str]]]]:
+    """Requests that reach another server, with their headers; its address is in the first."""
+    heard: list[tuple[str, dict[str, str]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    heard.append((f"http://127.0.0.1:{server.server_port}", {}))
+    yield heard
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("downloader", BOTH)
+@pytest.mark.parametrize("variable", ["CVAT_PASSWORD", "CVAT_TOKEN", "CVAT_ACCESS_TOKEN"])
+def test_credentials_do_not_follow_a_redirect_to_another_server(
+    filled: CVATServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    elsewhere: list[tuple[str, dict[str, str]]],
+    downloader: str,
+    variable: str,
+) -> None:
+    values = {"CVAT_PASSWORD": PASSWORD, "CVAT_TOKEN": TOKEN, "CVAT_ACCESS_TOKEN": ACCESS_TOKEN}
+    _only(monkeypatch, {"CVAT_URL": filled.url, "CVAT_USERNAME": "admin", variable: values[variable]})
+    made = source(task_ids=[1], downloader=downloader, export="task")
+    plan = made.plan()
+    filled.fault("redirect", elsewhere[0][0])
+    with pytest.raises(detloom.errors.DetloomError):  # what it sends is no archive
+        made.fetch(plan, tmp_path / "data", FetchContext(deadline_s=20))
+    assert len(elsewhere) > 1, "the archive was not looked for where the server said"
+    for _, headers in elsewhere[1:]:
+        assert not {"authorization", "cookie"} & set(headers)
+        assert not [text for text in headers.values() if values[variable] in text]
+
+
+def test_an_address_without_a_scheme_is_safe_except_on_this_machine(filled: CVATServer) -> None:
+    bare = filled.url.removeprefix("http://")
+    assert source(task_ids=[1], url=bare).plan().identity.startswith(filled.url)
+    with pytest.raises(UnreachableError, match="does not speak TLS: write its address with http://"):
+        source(task_ids=[1], url=f"https://{bare}").plan()

@@ -117,6 +117,9 @@ def test_a_task_without_frames_and_one_of_point_clouds_are_refused(cvat: CVATSer
     cvat.hold({"id": 3, "labels": ["car"], "frames": []})
     with pytest.raises(DataError, match=r"without frames: task 3 \(task 3\)"):
         source(task_ids=[3]).plan()
+    cvat.hold(task(4, dimension="3d"))
+    with pytest.raises(DataError, match="point clouds cannot be trained on: 4"):
+        source(task_ids=[4]).plan()
 
 
 # ---- fetching -----------------------------------------------------------------------------------------------------

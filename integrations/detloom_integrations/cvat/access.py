@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from detloom.errors import UsageError
 from detloom.transfer import AccessError, secret
@@ -68,13 +69,11 @@ def _address(text: str) -> str:
     example = "for example CVAT_URL=https://app.cvat.ai in the environment or in .env, or data.cvat.url"
     if not text:
         raise UsageError("no CVAT server was named", hint=f"say where it is, {example}")
-    whole = text if "://" in text else f"https://{text}"
-    try:
-        parts = urlsplit(whole)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        sound = False
-    if not sound:
+    # As the SDK does, except where nobody has a certificate.
+    near = re.match(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:|/|$)", text)
+    whole = text if "://" in text else f"{'http' if near else 'https'}://{text}"
+    parts = _parsed(whole)
+    if parts is None:
         raise UsageError(f"{text.rpartition('@')[2]!r} is no address of a CVAT server", hint=example)
     if parts.username or parts.password:
         raise UsageError(
@@ -82,5 +81,15 @@ def _address(text: str) -> str:
             hint="leave them out of it, and set CVAT_USERNAME and CVAT_PASSWORD in the environment",
         )
     # People copy the address of the page that they look at.
-    path = parts.path.rstrip("/").removesuffix("/tasks").removesuffix("/projects").removesuffix("/api")
+    path = re.sub(r"/(tasks|projects|jobs|api|organization|cloudstorages|auth)(/.*)?$", "", parts.path)
     return f"{parts.scheme}://{parts.netloc}{path}".rstrip("/")
+
+
+def _parsed(address: str) -> SplitResult | None:
+    """None for what cannot be asked."""
+    try:
+        parts = urlsplit(address)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    return parts if sound and " " not in parts.netloc else None

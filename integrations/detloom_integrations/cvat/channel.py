@@ -66,6 +66,11 @@ class Channel(Protocol):
 
     name: str
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What the server gave for the credentials."""
+        ...
+
     def log_in(self, timeout_s: float) -> None:
         """Raises LoginError or ChannelError; what else it raises means that this channel does not fit the server."""
         ...
@@ -85,6 +90,11 @@ class PlainChannel:
         self._access = access
         self._authorization = ""
         self._opener = urllib.request.build_opener(_Redirects())
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        token = self._authorization.partition(" ")[2]
+        return (token,) if token else ()
 
     def log_in(self, timeout_s: float) -> None:
         access = self._access
@@ -165,6 +175,11 @@ def _told() -> Iterator[None]:
 def _fault(error: BaseException) -> ChannelError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return ChannelError(f"its certificate is not trusted: {error.verify_message}", lasting=True)
+    if isinstance(error, ssl.SSLError):
+        reason = (
+            "it does not speak TLS: write its address with http://" if "WRONG_VERSION" in str(error) else str(error)
+        )
+        return ChannelError(f"no safe connection: {reason}", lasting=True)
     if isinstance(error, TimeoutError):
         return ChannelError("no answer in time")
     if isinstance(error, http.client.IncompleteRead):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,40 +36,41 @@ def fetch_frames(server: Server, unit: Unit, folder: Path, deadline: Deadline, m
     path = f"{unit.path}/data/" if unit.kind == "task" else f"{unit.path}/data"
     with ThreadPoolExecutor(THREADS) as pool:
         waiting = [pool.submit(_fetch, server, path, frame, folder / "images", deadline, meter) for frame in frames]
-        done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
-        failed = next((one for one in done if one.exception() is not None), None)
-        if failed is not None:
+        try:
+            for one in as_completed(waiting):
+                one.result()
+        except BaseException:  # an interrupt too: those that wait must not begin
             pool.shutdown(wait=True, cancel_futures=True)
-            failed.result()
+            raise
 
 
 def _frames(server: Server, unit: Unit, annotations: Path) -> list[Frame]:
-    """By name for images; the frames of a video are counted."""
     meta = server.json(f"{unit.path}/data/meta")
-    numbers = _numbers(unit, meta)
+    names = [str(frame.get("name")) for frame in meta.get("frames") or []] if isinstance(meta, dict) else []
     found, book = [], NameBook()
     for image_id, name in image_names(annotations):
-        number = _video_number(unit, meta, image_id) if unit.video else numbers.get(name)
-        if number is None:
+        index = _index(unit, meta, names, image_id, name)
+        if index is None:
             raise DataError(f"CVAT: {unit.label} has no frame {name!r}, which its annotations name")
         try:
             place = safe_name(f"{name}.png" if unit.video else name)
             book.add(place)
         except UnsafeNameError as error:
             raise DataError(f"CVAT: the frame {name!r} of {unit.label} cannot become a file: {error}") from None
-        found.append(Frame(number, place))
+        found.append(Frame(unit.first + index, place))
     return found
 
 
-def _numbers(unit: Unit, meta: Any) -> dict[str, int]:
-    frames: Sequence[Any] = meta.get("frames") or [] if isinstance(meta, dict) else []
-    return {str(frame.get("name")): unit.first + n for n, frame in enumerate(frames)}
-
-
-def _video_number(unit: Unit, meta: Any, image_id: int) -> int:
-    """Annotations count the frames of the file; requests count those that the task uses."""
+def _index(unit: Unit, meta: Any, names: Sequence[str], image_id: int, name: str) -> int | None:
+    """Which of the unit's frames it is. Annotations count the frames of the file or list that the task was made of;
+    requests count those that the task uses."""
     step = re.search(r"step=(\d+)", str(meta.get("frame_filter") or ""))
-    return unit.first + (image_id - int(meta.get("start_frame") or 0)) // (int(step[1]) if step else 1)
+    index = (image_id - int(meta.get("start_frame") or 0)) // (int(step[1]) if step else 1)
+    if unit.video:
+        return index if 0 <= index < unit.frames else None
+    if 0 <= index < len(names) and names[index] == name:
+        return index
+    return names.index(name) if name in names else None
 
 
 def image_names(annotations: Path) -> Iterator[tuple[int, str]]:

@@ -53,13 +53,17 @@ class SDKChannel:
         """What Client.login does, with an end."""
         from cvat_sdk.api_client import models
 
-        asked = models.LoginSerializerExRequest(username=self._access.user, password=self._access.password)
+        asked: Any = models.LoginSerializerExRequest(username=self._access.user, password=self._access.password)
         api = self._client.api_client
         api.auth_api.create_login(asked, _request_timeout=(timeout_s, timeout_s))
         # Without them the SDK has no session: a proxy in between has eaten them.
         api.configuration.api_key["csrfHeaderAuth"] = api.cookies["csrftoken"].value
         if "sessionid" not in api.cookies:
             raise LookupError("the login brought no session")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return tuple(cookie.value for cookie in self._client.api_client.cookies.values() if cookie.value)
 
     def send(self, call: Call) -> Reply:
         from cvat_sdk.core.helpers import make_request_headers
@@ -96,7 +100,7 @@ def _client(address: str) -> Client:
     from cvat_sdk.core.client import Client
 
     client = Client(address, logger=logging.getLogger("detloom.cvat_sdk"), check_server_version=False)
-    configuration = Configuration(host=client.api_map.host)
+    configuration: Any = Configuration(host=client.api_map.host)
     configuration.retries = urllib3.Retry(
         total=None, connect=0, read=0, status=0, other=0, redirect=_REDIRECTS, raise_on_status=False
     )

@@ -221,12 +221,12 @@ class Server:
             yield content
 
     def _content(self, reply: Reply) -> bytes:
-        content = b""
+        content = bytearray()
         for chunk in self.chunks(reply):
             content += chunk
             if len(content) > _LARGEST_ANSWER:
                 raise ChannelError("an answer is larger than makes sense", lasting=True)
-        return content
+        return bytes(content)
 
     def _timeout(self) -> float:
         """Seconds to wait for a byte: never past the deadline."""
@@ -264,7 +264,7 @@ class Server:
 
     def clean(self, text: str) -> str:
         """Without secrets."""
-        return redacted(text, self.access.secrets)
+        return redacted(text, (*self.access.secrets, *self.channel.secrets))
 
     def denied(self, refusal: RefusedError, what: str) -> DetloomError:
         """A refusal of something that was asked for by its number or name."""

@@ -71,7 +71,8 @@ class Answers:
             "created_date": DATE, "updated_date": task.updated, "overlap": 0, "segment_size": len(task.frames),
             "status": "annotation", "data_chunk_size": 72, "data_compressed_chunk_type": "imageset",
             "guide_id": None, "data_original_chunk_type": "imageset", "size": len(task.frames), "image_quality": 70,
-            "data": task.id, "dimension": "2d", "subset": task.subset, "organization": self._organization(task),
+            "data": task.id, "dimension": task.dimension, "subset": task.subset,
+            "organization": self._organization(task),
             "target_storage": EMPTY_STORAGE, "source_storage": EMPTY_STORAGE,
             "jobs": {
                 "count": len(task.jobs), "completed": 0, "validation": 0,
@@ -85,7 +86,8 @@ class Answers:
         task = self.world.tasks[job.task]
         return {
             "url": f"{self.address}/api/jobs/{job.id}", "id": job.id, "task_id": task.id,
-            "project_id": task.project, "assignee": None, "guide_id": None, "dimension": "2d", "bug_tracker": "",
+            "project_id": task.project, "assignee": None, "guide_id": None, "dimension": task.dimension,
+            "bug_tracker": "",
             "status": "annotation", "stage": "annotation", "state": "new", "mode": task.mode,
             "frame_count": job.last - job.first + 1, "start_frame": job.first, "stop_frame": job.last,
             "data_chunk_size": 72, "data_compressed_chunk_type": "imageset", "data_original_chunk_type": "imageset",

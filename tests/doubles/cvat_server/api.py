@@ -312,7 +312,9 @@ class Api:
         }  # fmt: skip
         return Reply(200, value)
 
-    def _download(self, asked: Asked, kind: str, target: Target) -> Archive:
+    def _download(self, asked: Asked, kind: str, target: Target) -> Reply | Archive:
+        if redirect := self.faults.take("redirect"):
+            return Reply(302, "", HTML, {"Location": f"{redirect.value}/archive.zip"})
         export = self.exports.get(asked.query.get("rq_id", ""))
         if export is None or export.target is not target:
             raise Refused(404, "Unknown export request id", HTML)

@@ -28,6 +28,7 @@ NAMES = {
     "bad_filename": "the archive is called ../../evil.zip",
     "html": "a page of a proxy instead of JSON for requests of this kind",
     "no_cookies": "logging in gives a token and no session",
+    "redirect": "archives are to be fetched at this other address",
     "missing_frame": "the archive lacks the picture of this frame",
 }
 

@@ -69,6 +69,7 @@ class Task:
     deleted: tuple[int, ...] = ()
     start: int = 0
     step: int = 1
+    dimension: str = "2d"
 
     def number_in_source(self, frame: int) -> int:
         return self.start + frame * self.step
