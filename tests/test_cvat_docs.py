@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs/cvat.md").read_text(encoding="utf-8")
 
 
 def test_every_setting_is_explained_and_no_other() -> None:
-    named = {name for name in re.findall(r"`data\.cvat\.(\w+)`", PAGE)}
+    named = set(re.findall(r"`data\.cvat\.(\w+)`", PAGE))
     assert named == set(CVATDataSource.model_fields)
 
 
