@@ -244,7 +244,7 @@ def describe_start(given: Given, session: Session) -> None:
 
 def left_out(session: Session) -> str:
     """Images that do not fill a last batch: other ones in each epoch, but never without a word."""
-    rest = len(session.train_split) - session.loader.batches_per_epoch * session.config.training.batch_size
+    rest = session.loader.images_per_epoch - session.loader.batches_per_epoch * session.config.training.batch_size
     return f" (each epoch leaves {rest} other images out: they do not fill a batch)" if rest > 0 else ""
 
 

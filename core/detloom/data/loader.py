@@ -8,15 +8,20 @@ import math
 import os
 import signal
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from detloom.data.balance import draw_epoch, epoch_length
 from detloom.data.batch import Batch, ImageTarget, collate_fn
+from detloom.data.caching import PixelStore
 from detloom.data.dataset import Split
 from detloom.data.memory import keep_freed_memory
 from detloom.data.samples import NamedTransform, SampleReader, build_transforms
@@ -27,12 +32,12 @@ from detloom.specs import Transform
 
 __all__ = ["Batch", "EvalLoader", "ImageTarget", "NamedTransform", "TrainLoader", "build_transforms", "collate_fn"]
 
-Key = tuple[int, int]
-"""(epoch, position in the split)"""
+Key = tuple[int, int, int]
+"""(epoch, position in the split, how often the epoch has shown it before)"""
 
 
 class TrainLoader:
-    """Shuffled, augmented batches; each image at most once an epoch (see drop_last)."""
+    """Shuffled, augmented batches; each image at most once an epoch (see drop_last), or as often as its rate says."""
 
     def __init__(
         self,
@@ -49,13 +54,17 @@ class TrainLoader:
         drop_last: bool = True,
         masks: bool = False,
         start_method: str | None = None,
+        rates: NDArray[np.float64] | None = None,
+        pixels: PixelStore | None = None,
     ) -> None:
-        """drop_last: leave out the last, smaller batch of an epoch, unless it is the only one (another epoch shuffles
-        other images into it). start_method: of worker processes; None: the platform's own."""
-        self._images, self._batch_size, self._seed = len(split), batch_size, seed
-        self._drop_last = drop_last and len(split) > batch_size
+        """rates: float64 [images], see detloom.data.balance. pixels: see detloom.data.caching. drop_last: leave out
+        the last, smaller batch of an epoch, unless it is the only one (another epoch shuffles other images into it).
+        start_method: of worker processes; None: the platform's own."""
+        self._rates, self._batch_size, self._seed = rates, batch_size, seed
+        self._images = len(split) if rates is None else epoch_length(rates)
+        self._drop_last = drop_last and self._images > batch_size
         self.plugins: Mapping[str, Transform] = {named.name: named.transform for named in transforms}
-        reader = SampleReader(split, input_rule, tuple(transforms), seed, masks)
+        reader = SampleReader(split, input_rule, tuple(transforms), seed, masks, pixels)
         options = _WorkerOptions(
             count=worker_count(num_workers, len(split)),
             prefetch=prefetch_factor,
@@ -66,12 +75,19 @@ class TrainLoader:
         self._batches = _Batches(reader, options)
 
     @property
+    def images_per_epoch(self) -> int:
+        """Samples of an epoch, before the last batch is left out."""
+        return self._images
+
+    @property
     def batches_per_epoch(self) -> int:
         whole, rest = divmod(self._images, self._batch_size)
         return whole + (1 if rest and not self._drop_last else 0)
 
     def order(self, epoch: int) -> list[int]:
         """Positions in the split in the order of an epoch: a function of seed and epoch."""
+        if self._rates is not None:
+            return draw_epoch(self._rates, self._seed, epoch)
         shuffled: list[int] = keyed_generator(self._seed, epoch, "order").permutation(self._images).tolist()
         return shuffled
 
@@ -80,10 +96,14 @@ class TrainLoader:
 
         One epoch at a time: starting the next ends the one before. Raises DataError naming the image.
         """
-        order = self.order(epoch)
+        shown: Counter[int] = Counter()
+        keys: list[Key] = []
+        for index in self.order(epoch):
+            keys.append((epoch, index, shown[index]))
+            shown[index] += 1
         size = self._batch_size
-        batches = [order[start * size : (start + 1) * size] for start in range(self.batches_per_epoch)]
-        return self._batches.iterate([[(epoch, index) for index in batch] for batch in batches[start_batch:]])
+        batches = [keys[start * size : (start + 1) * size] for start in range(self.batches_per_epoch)]
+        return self._batches.iterate(batches[start_batch:])
 
 
 class EvalLoader:
@@ -99,19 +119,20 @@ class EvalLoader:
         pin_memory: bool = False,
         masks: bool = False,
         start_method: str | None = None,
+        pixels: PixelStore | None = None,
     ) -> None:
         self._images, self._batch_size = len(split), batch_size
         options = _WorkerOptions(
             count=worker_count(num_workers, len(split)), pin=pin_memory, persistent=False, start_method=start_method
         )
-        self._batches = _Batches(SampleReader(split, input_rule, masks=masks), options)
+        self._batches = _Batches(SampleReader(split, input_rule, masks=masks, pixels=pixels), options)
 
     def __len__(self) -> int:
         return math.ceil(self._images / self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         size = self._batch_size
-        keys = [(0, index) for index in range(self._images)]
+        keys = [(0, index, 0) for index in range(self._images)]
         return self._batches.iterate([keys[start : start + size] for start in range(0, len(keys), size)])
 
 
@@ -151,7 +172,7 @@ class _Reader:
     samples: SampleReader
 
     def batch(self, keys: Sequence[Key]) -> Batch:
-        return collate_fn([self.samples.read(epoch, index) for epoch, index in keys])
+        return collate_fn([self.samples.read(epoch, index, again) for epoch, index, again in keys])
 
     def __getitems__(self, keys: list[Key]) -> Batch | _Failure:
         try:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detloom.data.batch import ImageTarget, planes
-from detloom.data.dataset import Split
+from detloom.data.caching import PixelStore
+from detloom.data.dataset import ImageInfo, Split
 from detloom.data.images import read_image
 from detloom.data.masks import RLE, resize_masks
 from detloom.errors import DataError, DetloomError, PluginError
@@ -54,17 +56,23 @@ def build_transforms(config: ResolvedConfig, host: PluginHost) -> list[NamedTran
 
 @dataclass(frozen=True, slots=True)
 class SampleReader:
-    """Everything random in a sample is a function of (seed, epoch, index, transform): nothing is remembered."""
+    """Everything random in a sample is a function of (seed, epoch, index, transform): nothing is remembered.
+
+    pixels: the pictures of the split, decoded and resized before; None: they are read from their files.
+    """
 
     split: Split
     input_rule: InputRule
     transforms: tuple[NamedTransform, ...] = ()
     seed: int = 0
     masks: bool = False
+    pixels: PixelStore | None = None
 
-    def read(self, epoch: int, index: int) -> tuple[Tensor, ImageTarget]:
-        """Image uint8 [3, H, W] and target. Raises DataError for a picture, PluginError for a transform."""
-        sample = tidy(self._at_stage(index, len(self.transforms), (self.seed, epoch)))
+    def read(self, epoch: int, index: int, again: int = 0) -> tuple[Tensor, ImageTarget]:
+        """Image uint8 [3, H, W] and target. again: how often the epoch has shown the image before; each time it is
+        augmented differently. Raises DataError for a picture, PluginError for a transform."""
+        key: Key = (self.seed, epoch, "again", again) if again else (self.seed, epoch)
+        sample = tidy(self._at_stage(index, len(self.transforms), key))
         image = planes(self.input_rule.pad(sample.image))
         info = self.split.images[index]
         target = ImageTarget(
@@ -80,14 +88,7 @@ class SampleReader:
     def untransformed(self, index: int) -> Sample:
         """The picture resized to the network input, with the objects that are trained on (crowds are not)."""
         info = self.split.images[index]
-        image = read_image(info.path)
-        if image.shape[:2] != (info.height, info.width):
-            raise DataError(
-                f"{info.path} has changed since the data were checked: {info.width}x{info.height} then, "
-                f"{image.shape[1]}x{image.shape[0]} pixels now",
-                hint="run the check again",
-            )
-        small = self.input_rule.resize_image(image)
+        small = self._resized(info) if self.pixels is None else self.pixels.read(index)
         rows = self.split.objects_of(index)
         wanted = np.flatnonzero(~self.split.crowd[rows]) + rows.start
         return Sample(
@@ -98,6 +99,16 @@ class SampleReader:
             pad_value=self.input_rule.pad_value,
             masks=self._masks(wanted.tolist(), small.shape[:2]) if self.masks else None,
         )
+
+    def _resized(self, info: ImageInfo) -> NDArray[np.uint8]:
+        image = read_image(info.path)
+        if image.shape[:2] != (info.height, info.width):
+            raise DataError(
+                f"{info.path} has changed since the data were checked: {info.width}x{info.height} then, "
+                f"{image.shape[1]}x{image.shape[0]} pixels now",
+                hint="run the check again",
+            )
+        return self.input_rule.resize_image(image)
 
     def _masks(self, rows: Sequence[int], size: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         """An object without a mask gets an empty one."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from detloom.data.balance import image_rates
+from detloom.data.caching import PixelStore, build_stores
 from detloom.data.dataset import Split
 from detloom.data.loader import EvalLoader, TrainLoader, build_transforms
 from detloom.errors import CheckpointError, DataError
@@ -20,6 +22,7 @@ from detloom.evaluate import COCOEvaluator, Evaluation, PassOptions, select_imag
 from detloom.events import CheckpointSaved, EpochFinished, EpochStarted, ValidationFinished
 from detloom.geometry import Detections
 from detloom.model import describe
+from detloom.progress import Reading
 from detloom.train.assemble import BuiltModel, choose_device, choose_precision
 from detloom.train.checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from detloom.train.ema import ModelEMA
@@ -64,6 +67,7 @@ class Session:
         if self.config.training.channels_last:
             self.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train_split, self.val_split = self._splits()
+        self.pixels = self._pixels()
         self.loader = self._train_loader()
         self.plan = self._plan()
         self.ema = self._ema()
@@ -83,6 +87,19 @@ class Session:
             val = dataclasses.replace(train, name="val")
         return train, val
 
+    def _pixels(self) -> dict[str, PixelStore | None]:
+        """What is read once: the split that is trained on, and the one that every evaluation reads again."""
+        splits = {"train": self.train_split, "val": self.val_split}
+        with Reading("caching the images") as reading:
+            stores = build_stores(
+                list(splits.values()),
+                self.detector.input_rule,
+                self.config.data.cache,
+                progress=reading.update,
+                stop_requested=self.around.stop_requested,
+            )
+        return dict(zip(splits, stores, strict=True))
+
     def _train_loader(self) -> TrainLoader:
         data, training = self.config.data, self.config.training
         transforms = [] if training.overfit_batches else build_transforms(self.around.resolved, self.around.host)
@@ -96,11 +113,21 @@ class Session:
             prefetch_factor=data.prefetch_factor,
             persistent_workers=data.persistent_workers,
             pin_memory=data.pin_memory and self.device.type == "cuda",
+            rates=None
+            if training.overfit_batches
+            else image_rates(self.train_split, data.balance, data.balance_threshold),
+            pixels=self.pixels["train"],
         )
 
     def eval_loader(self, split: Split) -> EvalLoader:
         size = self.config.validation.batch_size or self.config.training.batch_size
-        return EvalLoader(split, self.detector.input_rule, batch_size=size, num_workers=self.config.data.num_workers)
+        return EvalLoader(
+            split,
+            self.detector.input_rule,
+            batch_size=size,
+            num_workers=self.config.data.num_workers,
+            pixels=self.pixels["val"] if split is self.val_split else None,
+        )
 
     def _plan(self) -> LoopPlan:
         training, validation = self.config.training, self.config.validation
