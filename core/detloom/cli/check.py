@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detloom.cli import console
+from detloom.cli.check_output import as_json, as_text, fixed_text
 from detloom.cli.data_arguments import add_data_arguments, as_arguments, resolve_data
 from detloom.cli.data_options import add_file_arguments
-from detloom.cli.data_sources import sources_json, sources_text
+from detloom.errors import UsageError
 from detloom.progress import Reading
 
 if TYPE_CHECKING:
-    from detloom.data.inspect import Inspection
+    from detloom.data.findings import Mark
     from detloom.data.load import CheckReport
-    from detloom.data.records import Finding
+    from detloom.host import PluginHost
 
 REFUSED = 3
-_STYLES = {"error": "red", "warning": "yellow", "info": "blue"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,32 +27,93 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow", nargs="+", default=[], metavar="CODE", help="errors that do not count; what they name is left out"
     )
-    parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+    parser.add_argument(
+        "--policy",
+        choices=("strict", "repair", "lenient"),
+        help="strict: what would be mended or dropped is refused; repair (default): errors are; lenient: single images "
+        "and objects with errors are left out",
+    )
+    parser.add_argument("--strict", action="store_true", help="the same as --policy strict")
+    parser.add_argument(
+        "--fix", metavar="OUT", help="write a corrected copy (COCO) and a list of changes into this new folder"
+    )
+    parser.add_argument("--copy", action="store_true", help="with --fix: copy images instead of linking them")
+    parser.add_argument("--html", metavar="PAGE", help="write a page with pictures of what was found")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: fit for training; 3: refused."""
+    """0: fit for training, or a corrected copy was written; 3: refused."""
     from detloom.data.load import check
     from detloom.host import discover
 
     host = discover()
-    more = {"data.allow": ("[" + ", ".join(args.allow) + "]", "--allow")} if args.allow else {}
-    config = resolve_data(args, host, more)
+    if args.fix:
+        return _fix(args, host)
+    marks: list[Mark] | None = [] if args.html else None
+    config = resolve_data(args, host, _settings(args))
     with Reading("reading the data") as reading:
-        report = check(config, host, progress=reading.update)
-    refused = _refused(report, args.strict)
+        report = check(config, host, progress=reading.update, marks=marks)
+    if marks is not None:
+        _write_page(args.html, report, marks)
     command = _next_command(report, args)
     if args.json:
-        console.write_json(_as_json(report, refused, command))
+        console.write_json(as_json(report, command))
     else:
-        console.write(_as_text(report, refused, command))
-    return REFUSED if refused else 0
+        console.write(as_text(report, command))
+        if args.html:
+            console.write(f"\npictures: {args.html}")
+    return REFUSED if report.refused else 0
 
 
-def _refused(report: CheckReport, strict: bool) -> list[Finding]:
-    warnings = [f for f in report.findings if strict and f.severity == "warning" and f.code not in report.allow]
-    return [*report.refused, *warnings]
+def _settings(args: argparse.Namespace) -> dict[str, tuple[str, str]]:
+    """Configuration key to (text, flag)."""
+    if args.strict and args.policy not in (None, "strict"):
+        raise UsageError(f"--strict and --policy {args.policy} contradict each other", hint="give one of them")
+    if args.copy and not args.fix:
+        raise UsageError("--copy says how --fix writes images", hint="add --fix OUT")
+    more = {"data.allow": ("[" + ", ".join(args.allow) + "]", "--allow")} if args.allow else {}
+    policy = "strict" if args.strict else args.policy
+    return {**more, "data.policy": (policy, "--policy")} if policy else more
+
+
+def _fix(args: argparse.Namespace, host: PluginHost) -> int:
+    """A copy without whatever single images and objects are at fault; what concerns whole files cannot be mended."""
+    from detloom.cli.data_output import refuse_used, write_whole, writer_of
+    from detloom.data.fixing import FixedCopy, fixed, remaining
+    from detloom.data.load import check
+
+    if args.strict or args.policy:
+        raise UsageError("--fix mends and leaves out whatever it can: it takes no policy", hint="leave --policy away")
+    out = Path(args.fix).expanduser()
+    refuse_used(out)
+    marks: list[Mark] = []
+    everything = {"data.policy": ("lenient", "--fix"), "data.max_left_out": ("1", "--fix")}
+    config = resolve_data(args, host, {**_settings(args), **everything})
+    with Reading("reading the data") as reading:
+        report = check(config, host, progress=reading.update, for_training=False, marks=marks)
+    if args.html:
+        _write_page(args.html, report, marks)
+    if report.refused or report.dataset is None:
+        if args.json:
+            console.write_json(as_json(report, ""))
+        else:
+            console.write(as_text(report, ""))
+        return REFUSED
+    dataset, changes = fixed(report.dataset, report.findings, marks)
+    left = remaining(report.findings)
+    write_whole(dataset, FixedCopy(writer_of(host, "coco", "--fix"), changes, left), out, args.copy)
+    if args.json:
+        console.write_json(as_json(report, f"detloom check {out}", (out, changes, left)))
+    else:
+        console.write(fixed_text(report, out, changes, left))
+    return 0
+
+
+def _write_page(page: str, report: CheckReport, marks: list[Mark]) -> None:
+    from detloom.data.pages import write_page
+
+    write_page(Path(page).expanduser(), report.name, report.findings, report.refused, marks, report.dataset)
 
 
 def _next_command(report: CheckReport, args: argparse.Namespace) -> str:
@@ -66,69 +126,6 @@ def _next_command(report: CheckReport, args: argparse.Namespace) -> str:
     parts = ["detloom train", as_arguments(args), f"--model {advice.model}", f"--resolution {size}"]
     if args.allow:
         parts.append(f"--set 'data.allow=[{', '.join(args.allow)}]'")
+    if args.strict or args.policy:
+        parts.append(f"--set data.policy={'strict' if args.strict else args.policy}")
     return " ".join(part for part in parts if part)
-
-
-def _as_json(report: CheckReport, refused: list[Finding], command: str) -> dict[str, Any]:
-    return {
-        "name": report.name,
-        "ok": not refused,
-        "refused": sorted({finding.code for finding in refused}),
-        "findings": [asdict(finding) for finding in report.findings],
-        "inspection": report.inspection.to_dict() if report.inspection else None,
-        "digest": report.dataset.digest if report.dataset else None,
-        "sources": sources_json(report.dataset) if report.dataset else [],
-        "next": command,
-    }
-
-
-def _as_text(report: CheckReport, refused: list[Finding], command: str) -> str:
-    parts = []
-    if report.inspection is not None:
-        parts += [_overview(report.inspection, report), _classes(report.inspection)]
-    if report.dataset is not None and (sources := sources_text(report.dataset)):
-        parts.append(sources)
-    if report.findings:
-        parts.append("\n".join(_finding(finding) for finding in report.findings))
-    parts.append(_verdict(report, refused, command))
-    return "\n\n".join(parts)
-
-
-def _overview(found: Inspection, report: CheckReport) -> str:
-    splits = ", ".join(f"{name} {count}" for name, count in found.splits.items())
-    yes = {True: "yes", False: "no"}
-    listed = found.num_images + report.images_left_out
-    return "\n".join(
-        [
-            f"{found.name}: {found.num_images} of {listed} images usable ({splits}), {found.num_annotations} objects, "
-            f"{found.num_classes} classes",
-            f"boxes {yes[found.has_boxes]}, masks {yes[found.has_masks]}, keypoints {yes[found.has_keypoints]}",
-        ]
-    )
-
-
-def _classes(found: Inspection) -> str:
-    rows = [(str(c.id), c.name, str(c.objects), f"{c.percent:.1f} %", str(c.images)) for c in found.classes]
-    return console.table(("id", "class", "objects", "share", "images"), rows)
-
-
-def _finding(finding: Finding) -> str:
-    severity = console.paint(f"{finding.severity:<7}", _STYLES[finding.severity], sys.stdout)
-    lines = [f"{severity}  {finding.code} x{finding.count}: {finding.message}"]
-    if finding.where:
-        lines.append(f"         {finding.where}")
-    if finding.remedy:
-        lines.append(f"         -> {finding.remedy}")
-    return "\n".join(lines)
-
-
-def _verdict(report: CheckReport, refused: list[Finding], command: str) -> str:
-    from detloom.data.findings import allowable
-
-    if not refused:
-        why = f"\n  ({report.inspection.recommendation.why})" if report.inspection else ""
-        return f"fit for training; next:\n  {command}{why}"
-    codes = sorted({finding.code for finding in refused})
-    leave = allowable(refused)
-    advice = f"repair the data, or leave out what these name: --allow {' '.join(leave)}" if leave else "repair the data"
-    return f"refused: {', '.join(codes)}\n{advice}"

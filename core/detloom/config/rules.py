@@ -38,7 +38,7 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
 
 
 def _allowed_codes(host: PluginHost, config: RunConfig, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
-    """Formats of other people may have codes of their own; where there are none, a code that is not ours is misspelt."""
+    """Formats of other people may have codes of their own; without such formats an unknown code is misspelt."""
     if any(host.plugin_of(spec).origin != "first-party" for spec in host.specs(FormatSpec)):
         return
     for code in config.data.allow:

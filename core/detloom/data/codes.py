@@ -252,5 +252,7 @@ FILE_FAULTS = frozenset(
 )
 """Nobody knows what these would have held: what seems to be lacking may be in there."""
 
-WHOLE = frozenset({"fractions-for-pixels", "corners-for-sizes", "bad-class", "class-count", "unit-unknown"})
+WHOLE = frozenset(
+    {"fractions-for-pixels", "corners-for-sizes", "bad-class", "class-count", "unit-unknown", "empty-split"}
+)
 """A mistake of whole files: leaving out what it names would leave next to nothing."""

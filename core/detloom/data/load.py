@@ -50,9 +50,24 @@ class CheckReport:
     allow: tuple[str, ...] = ()
 
     @property
+    def images(self) -> int:
+        """Images that can be used."""
+        return 0 if self.dataset is None else sum(len(split) for split in self.dataset.splits.values())
+
+    @property
+    def objects(self) -> int:
+        """Objects that can be used."""
+        return 0 if self.dataset is None else sum(len(split.labels) for split in self.dataset.splits.values())
+
+    @property
     def images_left_out(self) -> int:
         """Listed images that cannot be used."""
         return sum(finding.images for finding in self.findings)
+
+    @property
+    def objects_left_out(self) -> int:
+        """Listed objects that cannot be used; those of images that cannot be read at all are not known."""
+        return sum(finding.objects for finding in self.findings)
 
     @property
     def refused(self) -> list[Finding]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detloom.data.codes import FILE_FAULTS
+from detloom.data.codes import CODES, FILE_FAULTS
 from detloom.data.findings import FindingBook
 from detloom.data.objects import label_of
 from detloom.data.records import ClassRecord, ImageRecord
@@ -26,8 +26,8 @@ class Told:
     book: FindingBook
     follow: FindingBook
 
-    def add(self, own: bool, code: str, where: str = "", count: int = 1) -> None:
-        (self.book if own else self.follow).add(code, where, count=count)
+    def add(self, own: bool, code: str, where: str = "") -> None:
+        (self.book if own else self.follow).add(code, where)
 
 
 @dataclass(slots=True)
@@ -114,7 +114,8 @@ def compare_masks(splits: Mapping[str, Split], written: Written, told: Told) -> 
     plain = len(rows) - masked
     if masked and plain:
         own = bool(written.masked and written.plain)
-        told.add(own, "partial-masks", f"{masked} with a mask, {plain} without", count=plain)
+        message = f"{CODES['partial-masks'].message}: {masked} with a mask, {plain} without"
+        (told.book if own else told.follow).add("partial-masks", message=message, count=plain)
 
 
 def _objects(split: Split) -> Iterable[tuple[object, bool]]:

@@ -58,7 +58,7 @@ def validate(
 ) -> tuple[Dataset | None, tuple[Finding, ...]]:
     """The dataset without anything that a finding says is left out, or None when nothing can be built; and what was
     found, as it counts under the policy."""
-    told = Told(FindingBook(options.marks), FindingBook(options.marks))
+    told = Told(FindingBook(options.marks), FindingBook())
     read = _collect(records, told.book)
     class_map = _class_map(read.classes, told)
     labels = _labels(class_map)
