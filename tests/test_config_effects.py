@@ -87,6 +87,10 @@ CONTEXTS: dict[str, Values] = {
     # The current folder is the place of the data.
     "nameless data": {"data.local.path": None},
     "one json": {"data.local.path": "{one}/train/_annotations.coco.json"},
+    "two sources that disagree": {"data.local.path": None, "data.sources": ["{data}", "{rival}"]},
+    "one json, uneven": {"data.local.path": "{one}/train/_annotations.coco.json", "data.split.seed": 3},
+    "rare": {"data.local.path": "{rare}"},
+    "rare, balanced": {"data.local.path": "{rare}", "data.balance": "repeat-factor"},
     "one json, with a test": {"data.local.path": "{one}/train/_annotations.coco.json", "data.split.test": 0.2},
     "files": FILES,
     "unknown class": {"data.local.path": "{broken}"},
@@ -157,7 +161,17 @@ ROWS = [
     Row("model.yolox.l1_frac", 1.0, TRAINED, "yolox"),
     Row("model.yolox.norm_momentum", 0.5, TRAINED, "yolox"),
     Row("data.source", "beside", ("data", "trained"), "nameless data"),
+    Row("data.sources", ["{other}", {"path": "{one}", "name": "more"}], ("data", "trained"), "nameless data"),
+    Row("data.class_aliases", {"cat": "dog"}, ("data", "trained")),
+    Row("data.drop_classes", ["cat"], ("data", "trained")),
+    Row("data.conflicts", "union", ("error", "place"), "two sources that disagree"),
     Row("data.format", "first-two", ("data", "trained")),
+    Row("data.split.mode", "anew", ("data", "trained")),
+    Row("data.split.stratify", True, ("data", "trained"), "one json, uneven"),
+    Row("data.split.group", "p5", ("data", "trained"), "one json"),
+    Row("data.split.files", "{lists}", ("data", "trained"), "one json"),
+    Row("data.balance", "weighted", TRAINED, "rare", keeps=("data",)),
+    Row("data.balance_threshold", 1.0, TRAINED, "rare, balanced", keeps=("data",)),
     Row("data.split.val", 0.5, ("data", "trained"), "one json"),
     Row("data.split.test", 0.3, ("data", "trained"), "one json"),
     Row("data.split.seed", 3, ("trained", "evaluation"), "one json, with a test"),
@@ -215,7 +229,9 @@ ROWS = [
 ]
 
 # Leaves of the loader: batches must be the same whatever they say. Their tests stand at the end of this file.
-LOADER_LEAVES = {"data.num_workers", "data.prefetch_factor", "data.persistent_workers", "data.pin_memory"}
+LOADER_LEAVES = {
+    *("data.num_workers", "data.prefetch_factor", "data.persistent_workers", "data.pin_memory", "data.cache")
+}
 
 # What they do is seen on a server: tests/test_clearml_task.py.
 CLEARML_LEAVES = {
@@ -241,6 +257,9 @@ CVAT_LEAVES = {
     )
 }  # fmt: skip
 
+# What they do is seen on annotation files: tests/test_formats_voc.py and tests/test_formats_csv.py.
+FORMAT_LEAVES = {"data.voc.pixels", "data.voc.difficult", "data.csv.unit"}
+
 
 # ---- what the runs are made of ------------------------------------------------------------------------------------
 
@@ -249,7 +268,7 @@ CVAT_LEAVES = {
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Data sets and weights files by the name that stands in braces in the tables."""
     root = tmp_path_factory.mktemp("material")
-    names = ("data", "other", "one", "broken", "files", "beside")
+    names = ("data", "other", "one", "broken", "files", "beside", "rival", "rare", "lists")
     folders = {name: root / name for name in names}
     for split, images, seed in (("train", 8, 0), ("valid", 4, 100), ("test", 2, 200)):
         data_tools.write_split(folders["data"] / split, data_tools.document(images, seed), seed)
@@ -258,11 +277,26 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     data_tools.sound_data(folders["other"], images=6)
     data_tools.write_split(folders["one"] / "train", data_tools.document(12, 50), 50)
     data_tools.sound_data(folders["beside"], images=5)
+    shutil.copytree(folders["data"], folders["rival"])
+    data_tools.edit(folders["rival"], lambda content: content["annotations"][0].update(bbox=[30, 30, 9, 9]))
+    _write_rare(folders["rare"])
+    folders["lists"].mkdir()
+    (folders["lists"] / "val.txt").write_text("p53.png\np54.png\np55.png\np56.png\n")
     _write_files(folders["files"])
     run_tools.PLACES["beside"] = folders["beside"]
     weights = {name: root / f"{name}.pth" for name in ("yolox", "more", "lab")}
     _write_weights(weights)
     return {name: str(path) for name, path in (folders | weights).items()}
+
+
+def _write_rare(folder: Path) -> None:
+    """One image of eight has a dog."""
+    data_tools.sound_data(folder, images=8)
+
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 3 or a["image_id"] == 1]
+
+    data_tools.edit(folder, change)
 
 
 def _write_files(folder: Path) -> None:
@@ -343,7 +377,7 @@ def test_a_changed_leaf_changes_the_run(row: Row, look: Look) -> None:
 
 
 def test_every_leaf_has_a_row_here() -> None:
-    tested = {row.key for row in ROWS} | LOADER_LEAVES | CLEARML_LEAVES | S3_LEAVES | CVAT_LEAVES
+    tested = {row.key for row in ROWS} | LOADER_LEAVES | CLEARML_LEAVES | S3_LEAVES | CVAT_LEAVES | FORMAT_LEAVES
     assert tested == set(_all_leaves())
 
 
@@ -427,3 +461,25 @@ def test_batches_for_a_gpu_are_page_locked_as_told(
     with pytest.raises(_NoLoaderError):
         observe(_filled(values, places), tmp_path, lab_host())
     assert asked == [wanted]
+
+
+def test_a_cache_is_built_as_told_and_leaves_the_weights_alone(
+    look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETLOOM_CACHE", str(tmp_path))
+    built: list[str] = []
+    real = session_module.build_stores
+
+    def noting(splits: Any, rule: Any, kind: Any, **more: Any) -> Any:
+        built.append(kind)
+        return real(splits, rule, kind, **more)
+
+    monkeypatch.setattr(session_module, "build_stores", noting)
+    alone = look("augmented", {"training.epochs": 1})
+    for kind in ("ram", "disk"):
+        seen = look("augmented", {"training.epochs": 1, "data.cache": kind})
+        assert {name: seen[name] for name in ("trained", "evaluation", "metrics")} == {
+            name: alone[name] for name in ("trained", "evaluation", "metrics")
+        }
+    assert built == ["none", "ram", "disk"]
+    assert len(list(tmp_path.glob("pixels/*/pixels.bin"))) == 2, "training and validation, once each"
