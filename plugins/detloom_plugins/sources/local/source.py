@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detloom.specs import FetchContext
     from detloom_schemas.config import LocalDataSource
 
-_SHAPE = "a folder of images and annotations, or one annotation file (json, data.yaml, xml, csv)"
+_SHAPE = "a folder with train/ valid/ test/ or another layout that is known, or one json, data.yaml, xml or csv file"
 _FILES = (".json", ".yaml", ".yml", ".xml", ".csv")
 
 
