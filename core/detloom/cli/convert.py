@@ -16,7 +16,7 @@ from detloom.errors import UsageError
 from detloom.progress import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from detloom.data.dataset import Dataset
     from detloom.data.records import Finding
@@ -70,8 +70,8 @@ def losses_of(dataset: Dataset, writer: WritableFormat) -> list[Finding]:
     """What is read but not written: by this format, and by any."""
     from detloom.data.findings import found
 
-    more: Sequence[Finding] = writer.losses(dataset) if hasattr(writer, "losses") else ()
-    return [*([found("keypoints-lost", dataset.name)] if dataset.has_keypoints else []), *more]
+    own: Callable[[Dataset], Sequence[Finding]] = getattr(writer, "losses", lambda dataset: ())
+    return [*([found("keypoints-lost", dataset.name)] if dataset.has_keypoints else []), *own(dataset)]
 
 
 def _left_out(dataset: Dataset) -> list[Finding]:
