@@ -18,6 +18,7 @@ from clearml_tools import ClearMLServer, DoubleProcess
 from data_tools import sound_data
 from detloom.config import iter_leaves, mapping_layer, resolve
 from detloom.host import discover
+from detloom_integrations.clearml.parameters import read_edits
 from processes import Finished, Place
 
 RICH = {
@@ -75,6 +76,17 @@ LEGAL: dict[str, tuple[str, Any]] = {
     "model.yolox.l1_frac": ("0.5", 0.5),
     "model.yolox.norm_momentum": ("0.03", 0.03),
     "data.format": ("coco", "coco"),
+    "data.fetch_deadline": ("600", 600.0),
+    "data.class_aliases": ("{kitten: cat, St. Bernard: dog}", {"kitten": "cat", "St. Bernard": "dog"}),
+    "data.drop_classes": ("bird, horse", ["bird", "horse"]),
+    "data.conflicts": ("union", "union"),
+    "data.split.mode": ("anew", "anew"),
+    "data.split.stratify": ("yes", True),
+    "data.split.group": ("p\\d+", "p\\d+"),
+    "data.split.files": ("lists", "lists"),
+    "data.balance": ("repeat-factor", "repeat-factor"),
+    "data.balance_threshold": ("0.5", 0.5),
+    "data.cache": ("ram", "ram"),
     "data.split.val": ("0.25", 0.25),
     "data.split.test": ("0.25", 0.25),
     "data.split.seed": ("9", 9),
@@ -144,8 +156,9 @@ LEGAL: dict[str, tuple[str, Any]] = {
     "experiment.logging.log_interval": ("1", 1),
 }
 
-ONE_VALUE = {"data.source", "loss.classification"}
-"""Leaves that can take no other value here: one source, and leaving `focal` would take its settings away."""
+ONE_VALUE = {"data.source", "data.sources", "loss.classification"}
+"""Leaves that can take no other value here: another source, or a list of them, would take the settings of `local` away,
+and leaving `focal` its own."""
 
 # Dotted key -> what no parser may take. Texts of any kind are legal for the leaves that are missing.
 WRONG_TEXT = {
@@ -154,6 +167,7 @@ WRONG_TEXT = {
     "training.precision": "fp64",
     "training.device": "tpu",
     "data.num_workers": "many",
+    "data.split.group": "p(",
     "experiment.project": "",
     "training.gradient_clip": "no clipping",
     "model.num_classes": "0",
@@ -161,8 +175,9 @@ WRONG_TEXT = {
 FREE_TEXT = {
     *("model.pretrain_weights", "data.local.path", "data.local.images", "data.local.train"),
     *("data.local.val", "data.local.test", "experiment.name", "experiment.tags", "experiment.output_dir"),
-    "experiment.clearml.output_uri",
+    *("experiment.clearml.output_uri", "data.drop_classes", "data.split.files"),
 }
+OBJECTS = {"data/class_aliases"}
 CHOICES = {
     *("model.type", "data.source", "data.format", "augmentation.transforms", "loss.classification", "loss.box"),
     *("export.format", "experiment.logging.loggers"),
@@ -192,9 +207,18 @@ class Desk:
         return configuration
 
 
+def type_in(desk: Desk, task: str, edits: dict[str, str]) -> None:
+    """Where the server shows each value: structures stand among the configuration objects."""
+    desk.server.edit(task, {name: text for name, text in edits.items() if name not in OBJECTS})
+    for name in OBJECTS & set(edits):
+        desk.server.edit_configuration(task, name, edits[name])
+
+
 def data_with_other_names(folder: Path) -> None:
     source = sound_data(folder.parent / "scratch")
     (folder / "pictures").mkdir(parents=True)
+    (folder.parent / "lists").mkdir()
+    (folder.parent / "lists" / "val.txt").write_text("p0.png\n")
     for split, name in (("train", "one"), ("valid", "two")):
         for image in (source / split).glob("*.png"):
             image.rename(folder / "pictures" / image.name)
@@ -228,11 +252,11 @@ def test_every_leaf_has_a_row_here() -> None:
 def test_a_legal_edit_of_every_leaf_is_what_a_process_without_arguments_runs(desk: Desk) -> None:
     clone = desk.server.clone(desk.base, "edited")
     files = str(desk.folder / "files")
-    rows = {key: (text.format(files=files), value) for key, (text, value) in LEGAL.items()}
+    rows = {key: (text.replace("{files}", files), value) for key, (text, value) in LEGAL.items()}
     before = desk.server.parameters(clone)
     edits = {shown(key): text for key, (text, _) in rows.items()}
     assert [name for name, text in edits.items() if before.get(name) == text] == ["loss/classification"]
-    desk.server.edit(clone, edits)
+    type_in(desk, clone, edits)
 
     done = desk.execute(clone)
     assert done.code == 0, done.err
@@ -250,7 +274,7 @@ def test_an_illegal_edit_of_every_leaf_is_refused_by_name(desk: Desk) -> None:
     runs = set((desk.folder / "runs").iterdir())
     for name, texts in (("wrong values", wrong), ("wrong choices", dict.fromkeys(CHOICES, NEVER_LEGAL))):
         clone = desk.server.clone(desk.base, name)
-        desk.server.edit(clone, {shown(key): text for key, text in texts.items()})
+        type_in(desk, clone, {shown(key): text for key, text in texts.items()})
         assert desk.execute(clone).code == 2
         told = desk.server.task(clone)
         assert told["status"] == "failed"
@@ -294,6 +318,29 @@ def test_settings_of_a_plugin_that_an_edit_chose_are_taken_and_those_of_one_that
     assert desk.record("runs/more")["augmentation.hsv.prob"] == 0.1
 
 
+def test_a_list_of_sources_takes_the_place_of_the_folder_that_the_run_was_started_with(desk: Desk) -> None:
+    clone = desk.server.clone(desk.base, "two folders")
+    listed = '["shapes", {"type": "local", "name": "more", "path": "other", "images": "pictures", "train": "one.json"}]'
+    edits = {"data/sources": listed, "training/max_steps": "1", "experiment/name": "both", "export/format": "[]"}
+    desk.server.edit(clone, edits)
+    done = desk.execute(clone)
+    assert done.code == 0, done.err
+    assert desk.record("runs/both")["data.sources"] == [
+        {"type": "local", "path": "shapes"},
+        {"type": "local", "name": "more", "path": "other", "images": "pictures", "train": "one.json"},
+    ]
+    again = desk.server.clone(clone, "two folders again")
+    desk.server.edit(again, {"experiment/name": "both again"})
+    assert desk.execute(again).code == 0
+    assert desk.record("runs/both-again")["data.sources"] == desk.record("runs/both")["data.sources"]
+    wrong = desk.server.clone(desk.base, "wrong folders")
+    desk.server.edit(wrong, {"data/sources": '[{"pth": "shapes"}, {"type": "s3", "downloads": "many"}]'})
+    assert desk.execute(wrong).code == 2
+    message = desk.server.task(wrong)["status_message"]
+    for key in ("data.sources[0].pth", "data.sources[1].downloads"):
+        assert f"  {key} (task parameter data/sources): " in message
+
+
 def test_another_variant_brings_its_own_defaults_and_keeps_what_people_wrote(desk: Desk) -> None:
     clone = desk.server.clone(desk.base, "larger")
     edits = {"model/type": "yolox-s", "training/max_steps": "1", "experiment/name": "larger", "export/format": "[]"}
@@ -314,3 +361,33 @@ def test_a_task_without_its_baseline_says_what_to_clone(desk: Desk) -> None:
     assert desk.execute(clone).code == 1
     told = desk.server.task(clone)
     assert told["status"] == "failed" and "configuration object `detloom` was changed" in told["status_message"]
+
+
+def test_a_key_that_the_task_holds_twice_is_refused_instead_of_one_being_ignored() -> None:
+    def item(value: str) -> dict[str, str]:
+        return {"value": value}
+
+    values = {"training.lr": "0.1", "augmentation.hsv.h": "0.5", "data.allow": "[one]"}
+    baseline = json.dumps({"format": 1, "values": values, "document": {}})
+    hyperparams = {
+        "training": {"lr": item("0.1")},
+        "run": {"training.lr": item("0.2")},
+        "augmentation": {"hsv/h": item("0.5"), "hsv.h": item("0.9")},
+        "data": {"allow": item("[two]")},
+    }
+    reply = read_edits(hyperparams, {"detloom": item(baseline), "data/allow": item("[one]")})
+    told = {mistake.key: (mistake.place, mistake.message) for mistake in reply.mistakes}
+    assert told == {
+        "training.lr": (
+            "task parameter training/lr",
+            "stands in the task twice, also as task parameter run/training.lr",
+        ),
+        "augmentation.hsv.h": (
+            "task parameter augmentation/hsv/h",
+            "stands in the task twice, also as task parameter augmentation/hsv.h",
+        ),
+        "data.allow": (
+            "task parameter data/allow",
+            "stands in the task twice, also as configuration object data/allow",
+        ),
+    }
