@@ -284,9 +284,12 @@ def test_the_models_of_a_run_say_their_classes_numbers_tags_and_descent(bench: B
     logger = bench.logger(delivery)
     delivery.base_weights("yolox-s", "https://example.org/yolox_s.pth")
     logger.scalars({"train/loss": 1.0}, 40, 1)
-    logger.artifact("exports/onnx", bench.file("exports/model.onnx", b"onnx"))
-    logger.model("best", bench.file("checkpoints/best.pt", b"weights"), {"val/AP": 0.5}, {"RBC": 0, "WBC": 1})
+    labels = {"RBC": 0, "WBC": 1}
+    logger.model("exports/onnx", bench.file("exports/model.onnx", b"onnx"), {"val/AP": 0.5}, labels)
+    logger.artifact("exports/onnx.json", bench.file("exports/model.onnx.json", b"{}"))
+    logger.model("best", bench.file("checkpoints/best.pt", b"weights"), {"val/AP": 0.5}, labels)
     logger.close("completed")
+    assert bench.double.artifact(bench.task, "exports/onnx.json").read_bytes() == b"{}"
     models = bench.models()
     assert set(models) == {"best", "onnx"}
     best, onnx = models["best"], models["onnx"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def test_a_run_stands_on_the_server_with_all_that_it_reported(tracked: Place, cl
     assert clearml_server.artifact(task["id"], "report").read_bytes() == (run / "report.html").read_bytes()
 
     models = {entry["name"]: entry["model"] for entry in task["models"]["output"]}
+    assert set(models) == {"best", "onnx"} and clearml_server.artifact(task["id"], "exports/onnx.json").is_file()
     best = clearml_server.state()["model"][models["best"]]
     assert clearml_server.file(best["uri"]).read_bytes() == (run / "checkpoints" / "best.pt").read_bytes()
     assert best["labels"] == {"cat": 0, "dog": 1} and best["ready"] is False
@@ -425,3 +427,169 @@ def test_a_run_ends_well_whatever_becomes_of_its_server(
         assert sent.code == 0, sent.err
     assert scalars(server, task, "train", "loss") == expected, "each number once, in order"
     assert server.task(task)["status"] == "completed"
+
+
+STOPPED_AFTER_THE_CONNECTION = """
+import sys, time
+from pathlib import Path
+
+from detloom.cli import main
+from detloom_integrations.clearml.server import Server
+
+call = Server.call
+
+
+def until_told(self, action, /, **body):
+    answer = call(self, action, **body)
+    if "hyperparams" in body and not Path("connected").exists():
+        Path("connected").touch()
+        while not Path("go").exists():
+            time.sleep(0.05)
+    return answer
+
+
+Server.call = until_told
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_server_that_fails_right_after_the_connection_costs_no_number_and_holds_up_nothing(
+    place: Place, own_clearml_server: ClearMLServer
+) -> None:
+    server = own_clearml_server
+    place.more = server.environ()
+    script = place.folder / "stopped.py"
+    script.write_text(STOPPED_AFTER_THE_CONNECTION)
+    process = place.start(*SMALL, "--epochs", "2", *settings(close_timeout=4), script=script)
+    while not (place.folder / "connected").exists() and process.poll() is None:
+        time.sleep(0.1)
+    server.fault("*", status=503)
+    (place.folder / "go").touch()
+    done = ended(process)
+    assert done.code == 0, done.err
+    (run,) = (place.folder / "runs").iterdir()
+    told = next(row for row in record_of(run)["loggers"] if row["name"] == "clearml")
+    assert told["flushed"] == told["dropped"] == 0 and "wait" in told["error"]
+    server.clear_faults()
+    sent = place.run("clearml", "send", run)
+    assert sent.code == 0, sent.err
+    (task,) = server.tasks()
+    assert [step for step, _ in scalars(server, task["id"], "train", "loss")] == [1, 2, 3, 4]
+    assert task["status"] == "completed"
+
+
+LONG_END = """
+import sys, time
+
+import detloom.run
+from detloom.cli import main
+
+detloom.run.finish_run = lambda *arguments: time.sleep(600)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_abort_in_a_final_evaluation_that_takes_too_long_leaves_the_state_on_the_server(
+    tracked: Place, clearml_server: ClearMLServer
+) -> None:
+    script = tracked.folder / "long.py"
+    script.write_text(LONG_END)
+    process = tracked.start(*SMALL, "--epochs", "1", "--name", "long", *settings(close_timeout=4), script=script)
+    last = tracked.folder / "runs" / "long" / "checkpoints" / "last.pt"
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.1)
+    task = wait_for_task(clearml_server, process, "long")
+    clearml_server.stop(task)
+    done = ended(process)
+    assert done.code == -signal.SIGKILL and "Traceback" not in done.err
+    stopped = clearml_server.task(task)
+    kept = {entry["name"]: clearml_server.state()["model"][entry["model"]] for entry in stopped["models"]["output"]}
+    assert stopped["status"] == "stopped"
+    assert clearml_server.file(kept["last"]["uri"]).read_bytes() == last.read_bytes()
+
+
+def test_sigterm_before_the_first_step_ends_the_task_too(tracked: Place, clearml_server: ClearMLServer) -> None:
+    script = tracked.folder / "stopped.py"
+    script.write_text(STOPPED_AFTER_THE_CONNECTION)
+    process = tracked.start(*SMALL, "--epochs", "1", script=script)
+    while not (tracked.folder / "connected").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    done = ended(process)
+    assert done.code == 130, done.err
+    (task,) = clearml_server.tasks()
+    assert (task["status"], task["status_message"]) == ("stopped", "interrupted")
+
+
+def test_a_resumed_run_keeps_its_task_through_times_without_the_server_and_through_sending(
+    tracked: Place, clearml_server: ClearMLServer
+) -> None:
+    """Three lives of one run: without a server and sent afterwards, without one again, and with it."""
+    elsewhere = no_server(tracked)
+    online = tracked.more
+    tracked.more = elsewhere
+    first = tracked.run(*SMALL, "--name", "lives", "--set=training.max_steps=2")
+    assert first.code == 0, first.err
+    run = tracked.folder / "runs" / "lives"
+    tracked.more = online
+    assert tracked.run("clearml", "send", run).code == 0
+    (task,) = clearml_server.tasks()
+    for more, steps in ((elsewhere, 4), (online, 6)):
+        tracked.more = more
+        again = tracked.run("train", "--resume", run, f"--set=training.max_steps={steps}")
+        assert again.code == 0, again.err
+        assert record_of(run)["trackers"]["clearml"]["task"] == task["id"]
+    assert [one["id"] for one in clearml_server.tasks()] == [task["id"]]
+    assert [step for step, _ in scalars(clearml_server, task["id"], "train", "loss")] == [1, 2, 3, 4, 5, 6]
+
+
+TWO_RUNS = """
+import sys
+
+from clearml import Task
+
+from detloom.config import mapping_layer, resolve
+from detloom.errors import DetloomError
+from detloom.host import discover
+from detloom.run import train_run
+
+host = discover()
+values = {
+    "data.local.path": "shapes", "model.type": "yolox-nano", "model.pretrain_weights": "none",
+    "training.resolution": 64, "training.batch_size": 2, "training.max_steps": 1, "data.num_workers": 2,
+    "export.format": [], "validation.pictures": 0, "experiment.clearml.resource_monitoring": False,
+}
+
+
+def go(name, **more):
+    try:
+        train_run(resolve(host, [mapping_layer({**values, "experiment.name": name, **more})]), host)
+    except DetloomError as error:
+        print("REFUSED", error.message)
+
+
+own = Task.init("mine", "my own notebook", auto_connect_frameworks=False)
+go("too soon")
+assert Task.current_task() is own
+own.close()
+go("broken", **{"data.local.path": "nowhere"})
+go("first run")
+go("second run")
+"""
+
+
+def test_runs_of_one_process_have_a_task_each_and_never_that_of_their_program(
+    tracked: Place, clearml_server: ClearMLServer
+) -> None:
+    script = tracked.folder / "two.py"
+    script.write_text(TWO_RUNS)
+    done = tracked.run(script=script)
+    assert done.code == 0, done.err
+    assert "REFUSED this process has a ClearML task of its own already: my own notebook" in done.out
+    ends = {task["name"]: (task["status"], task["status_message"]) for task in clearml_server.tasks()}
+    assert ends.pop("my own notebook")[0] == "completed"
+    assert ends == {
+        "broken": ("failed", "nowhere does not exist"),
+        "first run": ("completed", ""),
+        "second run": ("completed", ""),
+    }

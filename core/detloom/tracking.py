@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from detloom.distributed import rank, told_by_rank_zero
-from detloom.ending import Ending, ending_of
+from detloom.ending import Ending, ending_of, terminable
 from detloom.errors import DetloomError, PluginError
 from detloom.host import describe
 from detloom.specs import LoggerSpec, Submission, TrackedConfig
@@ -65,22 +65,23 @@ def opened(resolved: ResolvedConfig, host: PluginHost) -> Iterator[dict[str, Tra
     processes of other ranks. They are closed with how the block ended, also when that is before the run began."""
     trackers: dict[str, Tracker] = {}
     ending = Ending("completed")
-    try:
-        for spec in dict.fromkeys([*chosen_loggers(resolved, host), *claiming(host)]) if rank() == 0 else ():
-            name = host.qualified(spec)
-            if spec.tracker is not None:
-                with _blamed(name, "opened"):
-                    trackers[name] = spec.tracker(settings_of_logger(spec, resolved, host))
-        yield trackers
-    except BaseException as failure:
-        ending = ending_of(failure)
-        raise
-    finally:
-        for name, tracker in trackers.items():
-            try:
-                tracker.close(ending.status, ending.error)
-            except Exception as error:
-                log.warning("tracker %s failed when it was closed: %s", name, describe(error))
+    with terminable():
+        try:
+            for spec in dict.fromkeys([*chosen_loggers(resolved, host), *claiming(host)]) if rank() == 0 else ():
+                name = host.qualified(spec)
+                if spec.tracker is not None:
+                    with _blamed(name, "opened"):
+                        trackers[name] = spec.tracker(settings_of_logger(spec, resolved, host))
+            yield trackers
+        except BaseException as failure:
+            ending = ending_of(failure)
+            raise
+        finally:
+            for name, tracker in trackers.items():
+                try:
+                    tracker.close(ending.status, ending.error)
+                except Exception as error:
+                    log.warning("tracker %s failed when it was closed: %s", name, describe(error))
 
 
 def connected(

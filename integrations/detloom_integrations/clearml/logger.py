@@ -26,7 +26,6 @@ class ClearMLLogger:
         self._delivery = delivery
         self._context = context
         self._latest: dict[str, float] = {}
-        self._exports: list[tuple[str, Path]] = []
         self._step = context.resume_step
         self._report: CloseReport | None = None
 
@@ -48,23 +47,19 @@ class ClearMLLogger:
         self._delivery.upload(Upload("image", name, str(path), step=step))
 
     def artifact(self, name: str, path: Path) -> None:
-        """An export becomes a model of its own; it waits for the numbers and classes of the model it was made of."""
-        if name.startswith(EXPORTS):
-            self._exports.append((name.removeprefix(EXPORTS), path))
-        else:
-            self._delivery.upload(Upload("artifact", name, str(path), step=self._step))
+        self._delivery.upload(Upload("artifact", name, str(path), step=self._step))
 
     def model(self, name: str, path: Path, metrics: Mapping[str, float], labels: Mapping[str, int]) -> None:
-        self._model(name, path, metrics, labels, (name,))
-        for export, file in self._exports:
-            self._model(export, file, metrics, labels, ("export", export))
-        self._exports.clear()
+        """An export is called as its format, and found by the tag `export`."""
+        plain = name.removeprefix(EXPORTS)
+        tags = (name,) if plain == name else ("export", plain)
+        upload = Upload(
+            "model", plain, str(path), step=self._step, metrics=dict(metrics), labels=dict(labels), tags=tags
+        )
+        self._delivery.upload(upload)
 
     def close(self, status: str) -> None:
         """Never longer than `experiment.clearml.close_timeout`."""
-        for export, file in self._exports:
-            self._model(export, file, {}, {}, ("export", export))
-        self._exports.clear()
         final = final_values(self._latest)
         self._delivery.report(events.single_values, final, time.time(), records=len(final))
         self._report = report = self._delivery.close()
@@ -75,14 +70,6 @@ class ClearMLLogger:
         """After close: records that the server acknowledged, records that are lost for good, and what is to be said."""
         report = self._report
         return (report.flushed, report.dropped, report.error) if report else (0, 0, "the run was not closed")
-
-    def _model(
-        self, name: str, path: Path, metrics: Mapping[str, float], labels: Mapping[str, int], tags: tuple[str, ...]
-    ) -> None:
-        upload = Upload(
-            "model", name, str(path), step=self._step, metrics=dict(metrics), labels=dict(labels), tags=tags
-        )
-        self._delivery.upload(upload)
 
 
 def final_values(latest: Mapping[str, float]) -> dict[str, float]:

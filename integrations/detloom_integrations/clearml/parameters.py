@@ -86,8 +86,9 @@ def _is_long(text: str) -> bool:
 def read_edits(hyperparams: Items, configuration: Mapping[str, Mapping[str, Any]]) -> TrackerReply:
     """What a task's parameters say against its baseline. Raises DetloomError when it has none that can be read."""
     values, document = _baseline(configuration)
-    found = {**_texts(hyperparams), **_objects(configuration)}
-    edits, mistakes = [], []
+    texts, objects = _texts(hyperparams), _objects(configuration)
+    found = {**texts, **objects}
+    edits, mistakes = [], list(_twice(texts, objects))
     for key, text in values.items():
         shown = "/".join(place_of(key))
         if shown not in found:
@@ -104,6 +105,17 @@ def read_edits(hyperparams: Items, configuration: Mapping[str, Mapping[str, Any]
         if shown not in known
     ]
     return TrackerReply(tuple(edits), document, tuple(mistakes))
+
+
+def _twice(texts: Mapping[str, str], objects: Mapping[str, str]) -> Iterator[Mistake]:
+    """Keys that the task holds in two places, or spelled in two ways: one of the two would be ignored."""
+    places: dict[str, list[str]] = {}
+    for kind, names in (("task parameter", texts), ("configuration object", objects)):
+        for shown in names:
+            places.setdefault(key_at(*shown.split("/", 1)), []).append(f"{kind} {shown}")
+    for key, where in places.items():
+        if len(where) > 1:
+            yield Mistake(key, where[0], f"stands in the task twice, also as {where[1]}", "remove one of the two")
 
 
 def _baseline(configuration: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], dict[str, Any]]:

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 log = logging.getLogger("detloom")
+
+
+ABORT_GRACE_S = 10.0
+"""More than Detloom takes for an abort: the SDK breaks off what takes longer, with a traceback."""
+
+
+REFRESH_S = 10.0
 
 
 @contextlib.contextmanager
@@ -24,6 +32,24 @@ def quiet_sdk() -> Iterator[None]:
 
         setattr(Task, "_report_subprocess_enabled", False)  # noqa: B010 - typed as a lazy value
         yield
+
+
+def leave_signals_alone(task_class: Any) -> None:
+    """Undo what `Task.init` does to signals. Its handlers swallow SIGTERM where nobody else handles it, and a memory
+    fault (SIGSEGV) becomes an endless loop. Nor does the SDK wake up in processes that are forked: those that read
+    pictures would each get its threads, and its end, which asks the server."""
+    from clearml.binding.environ_bind import PatchOsFork
+
+    task_class._remove_signal_hooks()
+    PatchOsFork._current_task = None
+
+
+def refresh(task: Any) -> None:
+    """Let the SDK read its task again: what plugins do with it would otherwise undo what was written past the SDK. In a
+    thread: without an answer the SDK asks for ever."""
+    thread = threading.Thread(target=task.reload, name="clearml-refresh", daemon=True)
+    thread.start()
+    thread.join(REFRESH_S)
 
 
 def close_task(task: Any, status: str, error: str) -> None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 """In a row without an answer, before sending is given up until the next time."""
 
+TRACKER = "clearml"
+"""What run.json calls this tracker."""
+
 _NAME_TAKEN = 801
 
 _ENDINGS = {
@@ -63,6 +66,7 @@ def send_run(run_dir: Path, server: Server) -> CloseReport:
         run = _read(run_dir / "run.json") or {}
         task = _find_task(server, record) or _make_task(server, record, run, path)
         counts, waiting = _deliver(server, task, run_dir, record)
+        _remember(run_dir / "run.json", run, task, server)
         if not waiting:
             _end(server, task, run)
     error = "; ".join(filter(None, (counts.loss, counts.problem if waiting else "")))
@@ -200,6 +204,17 @@ def _end(server: Server, task: str, run: Mapping[str, Any]) -> None:
     if found and found[0].get("status") not in {reached, "published"}:
         reason = str(run.get("error") or "") or (status if status in _ENDINGS else "interrupted or killed")
         server.call(action, task=task, force=True, status_reason=status, status_message=reason)
+
+
+def _remember(path: Path, run: Mapping[str, Any], task: str, server: Server) -> None:
+    """In run.json, so that the run, when it is resumed, continues this task."""
+    trackers = dict(run.get("trackers") or {})
+    if not run or dict(trackers.get(TRACKER) or {}).get("task") == task:
+        return
+    found = server.call("tasks.get_all", id=[task], only_fields=["project"])["tasks"]
+    project = str(found[0].get("project") or "") if found else ""
+    trackers[TRACKER] = {"task": task, "url": server.web_address(task, project)}
+    write_json(path, {**run, "trackers": trackers})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from detloom.errors import ConfigError, DetloomError, Mistake
+from detloom.errors import ConfigError, DetloomError, Mistake, UsageError
 from detloom.specs import LoggerContext, TrackedConfig, TrackerReply
 from detloom_integrations.clearml.environment import is_agent
 from detloom_integrations.clearml.naming import short_names, task_name, value_of
@@ -53,6 +53,8 @@ class TaskTracker:
         self._record: dict[str, Any] = {}
         self._problems: tuple[str, ...] = ()
         self._named_by_user = True
+        self._name = ""
+        self._before: Mapping[str, str] = {}
         self._continued = False
         self._stop = threading.Event()
         self._over = threading.Event()
@@ -66,6 +68,7 @@ class TaskTracker:
         """Open the task. Under an agent: what its parameters say, as edits of the configuration it was made with."""
         self.remote = is_agent(os.environ)
         self._named_by_user = value_of(config, "experiment.name") is not None
+        self._before = dict(config.identity)
         if self.remote:
             return self._open_remote()
         _refuse_short_names(config)
@@ -123,11 +126,13 @@ class TaskTracker:
 
     def _init(self, project: str, name: str) -> None:
         """Task.init, after which the SDK pings, listens for an abort and sends what is printed."""
-        from detloom_integrations.clearml.sdk import quiet_sdk
+        from detloom_integrations.clearml.sdk import ABORT_GRACE_S, leave_signals_alone, quiet_sdk
 
         with quiet_sdk():
             from clearml import Task
 
+            if not self.remote:
+                _refuse_second_task(Task.current_task())
             self._task = Task.init(
                 project_name=project,
                 task_name=name,
@@ -140,10 +145,14 @@ class TaskTracker:
                 auto_resource_monitoring=self.settings.resource_monitoring,
             )
             self.task_id = str(self._task.id)
-            self._task.register_abort_callback(self._on_abort, callback_execution_timeout=self.settings.close_timeout)
+            leave_signals_alone(Task)
+            limit = self.settings.close_timeout + ABORT_GRACE_S
+            self._task.register_abort_callback(self._on_abort, callback_execution_timeout=limit)
 
     def confirm(self, config: TrackedConfig, settings: ClearMLConfig) -> None:
         """Write what will really be run: parameters, baseline and, for a task made here, the script."""
+        from detloom_integrations.clearml.sdk import refresh
+
         self.settings = settings
         self._record = {
             "project": value_of(config, "experiment.project"),
@@ -168,7 +177,7 @@ class TaskTracker:
         if not self.remote:
             changes["tags"] = self._record["tags"]
         self.server.call("tasks.edit", task=self.task_id, force=True, **changes)
-        self._task.reload()
+        refresh(self._task)
         log.info("task     %s", self.address)
 
     @property
@@ -179,7 +188,8 @@ class TaskTracker:
         return self.server.web_address(self.task_id, str(self._task.project))
 
     def identity(self) -> Mapping[str, str]:
-        return {"task": self.task_id, "url": self.address} if self.task_id else {}
+        """Without the server a continued run keeps the task that it had."""
+        return {"task": self.task_id, "url": self.address} if self.task_id else self._before
 
     # ---- while the run goes on ---------------------------------------------------------------------------------
 
@@ -192,7 +202,8 @@ class TaskTracker:
             log.info("an agent could not execute this run: %s", problem)
         self._record["name"] = self._record["name"] if self._named_by_user else context.run_name
         if self.server is not None and not self._named_by_user and not self.remote:
-            self.server.call("tasks.edit", task=self.task_id, force=True, name=context.run_name)
+            self._name = context.run_name
+            self._rename()
         self._delivery = Delivery(
             self.server,
             self.task_id,
@@ -218,9 +229,9 @@ class TaskTracker:
 
     def _keep_state(self) -> None:
         for kind in list(self._kept):
-            path, step = self._kept.pop(kind)
-            if self._delivery is not None:
-                self._delivery.checkpoint(kind, path, step)
+            kept = self._kept.pop(kind, None)  # the training and an abort may come at the same time
+            if kept is not None and self._delivery is not None:
+                self._delivery.checkpoint(kind, *kept)
 
     def restore_checkpoint(self, kind: Literal["last", "best"], dest: Path) -> Path | None:
         """From the task's own models, when an agent executes it once more."""
@@ -234,8 +245,13 @@ class TaskTracker:
         return self._stop.is_set()
 
     def _on_abort(self) -> None:
-        """Called by the SDK in a thread of its own; when it returns, the process is killed."""
+        """Called by the SDK in a thread of its own; when it returns, the process is killed. The state so far goes up
+        at once: the run may be in an evaluation or an export that takes longer than there is time. Before the first
+        step there is nothing to wait for."""
         self._stop.set()
+        if self._delivery is None:
+            return
+        self._keep_state()
         self._over.wait(self.settings.close_timeout)
 
     # ---- after the run -----------------------------------------------------------------------------------------
@@ -263,6 +279,8 @@ class TaskTracker:
         assert self.server is not None
         if self._task is not None:
             close_task(self._task, status, error)
+        if self._name:
+            self._rename()
         if self.remote and status == "completed":
             return  # the agent completes it when the process has ended
         action = STATUS_ACTIONS.get(status, "tasks.completed")
@@ -271,12 +289,31 @@ class TaskTracker:
         except DetloomError as problem:
             log.warning("the end of the run could not be told to ClearML: %s", problem.message)
 
+    def _rename(self) -> None:
+        """A local run's task is called as its folder. When the server does not answer now, at the end of the run."""
+        assert self.server is not None
+        try:
+            self.server.call("tasks.edit", task=self.task_id, force=True, name=self._name)
+        except DetloomError as problem:
+            log.warning("the task could not be named %s: %s", self._name, problem.message)
+        else:
+            self._name = ""
+
     def _fetch(self, *fields: str) -> dict[str, Any]:
         assert self.server is not None
         found = self.server.call("tasks.get_all", id=[self.task_id], only_fields=["status", *fields])["tasks"]
         if not found:
             raise DetloomError(f"the ClearML server has no task {self.task_id}")
         return dict(found[0])
+
+
+def _refuse_second_task(own: Any) -> None:
+    """The SDK knows one task in a process, and would give the run the one of the program that started it."""
+    if own is not None:
+        raise UsageError(
+            f"this process has a ClearML task of its own already: {own.name} ({own.id})",
+            hint="end it before the run begins (task.close()), or switch the run's off: experiment.clearml.mode=off",
+        )
 
 
 def _refuse_short_names(config: TrackedConfig) -> None:
