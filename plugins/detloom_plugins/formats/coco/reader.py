@@ -17,6 +17,9 @@ from detloom_plugins.formats.coco.format import image_folders
 
 Record = ClassRecord | ImageRecord | Finding
 
+_OWN = frozenset({"id", "file_name", "width", "height", "license", "date_captured", "coco_url", "flickr_url"})
+"""Keys of an image that COCO itself defines."""
+
 
 def read_files(tree: DataTree, files: Mapping[str, Path]) -> Iterator[Record]:
     """Classes of all files first, then images."""
@@ -85,31 +88,39 @@ def _images(document: Document, tree: DataTree) -> Iterator[Record]:
         # Annotations of no image are probably theirs.
         yield found("bad-record", _image_place(document, entry), images=1, objects=len(orphans))
         orphans = []
+    clashing = [entries for entries in listed.values() if not _alike(entries)]
+    for entries in clashing:
+        # Of images that got each other's id, one has lost its own, and its annotations belong to nobody.
+        own = objects.get(key_of(entries[0]["id"]), [])
+        yield from _clash(document, entries, own, len(orphans))
+        orphans = []
     # The user may have named an annotation file outside the root; what lies beside it belongs to it.
     finder = Finder(image_folders(tree, document.path), [tree.root, *tree.images, document.path.parent])
     for key, entries in listed.items():
-        yield from _listed(document, entries, objects.get(key, []), finder)
+        if _alike(entries):
+            if len(entries) > 1:
+                where = f"{document.name}: image id {entries[0]['id']}"
+                yield found("duplicate-image", where, count=len(entries) - 1)
+            yield from _image(document, entries[0], objects.get(key, []), finder)
     for entry in orphans:
         place = f"annotation id {brief(entry.get('id'))} (image_id {brief(entry.get('image_id'))})"
         yield found("annotation-without-image", f"{document.name}: {place}")
 
 
-def _listed(
-    document: Document, entries: list[dict[str, Any]], annotations: list[dict[str, Any]], finder: Finder
+def _alike(entries: list[dict[str, Any]]) -> bool:
+    """Whether entries of one id say the same."""
+    return all(_identity(entry) == _identity(entries[0]) for entry in entries)
+
+
+def _clash(
+    document: Document, entries: list[dict[str, Any]], annotations: list[dict[str, Any]], orphans: int
 ) -> Iterator[Record]:
-    """The entries of one image id."""
-    first = entries[0]
-    if all(_identity(entry) == _identity(first) for entry in entries):
-        if len(entries) > 1:
-            yield found("duplicate-image", f"{document.name}: image id {first['id']}", count=len(entries) - 1)
-        yield from _image(document, first, annotations, finder)
-        return
+    """Different images with one id. Whose the annotations are nobody knows; they are counted once."""
     for entry in entries:
-        # Whose the annotations are nobody knows; they are counted once.
-        where = f"{document.name}: image id {first['id']} ({brief(entry.get('file_name'))})"
-        fault = found("duplicate-image-id", where, objects=len(annotations))
+        where = f"{document.name}: image id {entry['id']} ({brief(entry.get('file_name'))})"
+        fault = found("duplicate-image-id", where, objects=len(annotations) + orphans)
         yield _record(document, entry, annotations, None, fault)
-        annotations = []
+        annotations, orphans = [], 0
 
 
 def _group(document: Document, objects: dict[Any, list[dict[str, Any]]]) -> Iterator[Finding]:
@@ -170,7 +181,14 @@ def _record(
         height=height if usable else None,
         where=f"{document.name}: image id {entry['id']}",
         fault=fault,
+        fields=_fields(entry),
     )
+
+
+def _fields(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """What COCO itself does not know: `video_id`, `patient`. Almost always nothing."""
+    more = {key: entry[key] for key in entry.keys() - _OWN if isinstance(entry[key], int | str)}
+    return more or None
 
 
 def _image_place(document: Document, entry: dict[str, Any]) -> str:
