@@ -90,22 +90,23 @@ def compare_classes(splits: Mapping[str, Split], class_map: ClassMap, written: W
     present = {name: {int(label) for label in split.labels} for name, split in splits.items()}
     anywhere = set().union(*present.values())
     listed = set().union(*written.labels.values())
+    sure = not told.book.codes() & FILE_FAULTS
     if not anywhere:
-        told.add(not listed, "no-annotations")
+        told.add(sure and not listed, "no-annotations")
         return
     train = splits.get("train")
     if train is not None and not (~train.crowd).any():
-        told.add(not written.train, "train-without-objects")
+        told.add(sure and not written.train, "train-without-objects")
         del present["train"]
     for index, name in enumerate(class_map.names):
         if index not in anywhere:
-            told.add(index not in listed, "class-without-objects", name)
+            told.add(sure and index not in listed, "class-without-objects", name)
             continue
         lacking = [split for split, labels in present.items() if index not in labels]
         # Images without a split of their own were given one here: what the annotations list says nothing of it.
         own = any(index not in written.labels[split] for split in lacking) or "all" in written.labels
         if lacking:
-            told.add(own, "class-missing-in-split", f"{name} (not in {', '.join(lacking)})")
+            told.add(sure and own, "class-missing-in-split", f"{name} (not in {', '.join(lacking)})")
 
 
 def compare_masks(splits: Mapping[str, Split], written: Written, told: Told) -> None:

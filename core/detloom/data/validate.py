@@ -67,7 +67,7 @@ def validate(
     told.book.sight = told.follow.sight = ("", "", None)
     if class_map is None or not images:
         if class_map is not None:
-            told.add(not (told.book.codes() & FILE_FAULTS or read.images), "no-images")
+            told.add(not (told.book.codes() & {*FILE_FAULTS, "empty-split"} or read.images), "no-images")
         used = sum(len(image.objects) for image in images)
         return None, _settled(told, options.policy, len(images), used)
     written = written_in(read.images, labels)
