@@ -94,6 +94,9 @@ CONTEXTS: dict[str, Values] = {
     "one json, with a test": {"data.local.path": "{one}/train/_annotations.coco.json", "data.split.test": 0.2},
     "files": FILES,
     "unknown class": {"data.local.path": "{broken}"},
+    "unknown class, limited": {"data.local.path": "{broken}", "data.max_left_out": 0.5},
+    "unknown class, lenient": {"data.local.path": "{broken}", "data.policy": "lenient"},
+    "nearly leaking": {"data.local.path": "{near}", "training.epochs": 1},
     "yolox": YOLOX,
     "yolox, focal": {**YOLOX, "loss.classification": "focal"},
     "yolox, more in the file": {**YOLOX, "model.pretrain_weights": "{more}"},
@@ -175,7 +178,10 @@ ROWS = [
     Row("data.split.val", 0.5, ("data", "trained"), "one json"),
     Row("data.split.test", 0.3, ("data", "trained"), "one json"),
     Row("data.split.seed", 3, ("trained", "evaluation"), "one json, with a test"),
+    Row("data.policy", "lenient", ("error", "place"), "unknown class, limited"),
     Row("data.allow", ["unknown-class"], ("error", "place"), "unknown class"),
+    Row("data.max_left_out", 0.5, ("error", "place"), "unknown class, lenient"),
+    Row("data.near_duplicates", False, ("data",), "nearly leaking", keeps=("trained", "best")),
     Row("data.local.path", "{other}", ("data", "trained")),
     Row("data.local.images", "{files}/pictures2", ("data", "trained"), "files"),
     Row("data.local.train", "b.json", ("data", "trained"), "files"),
@@ -268,12 +274,14 @@ FORMAT_LEAVES = {"data.voc.pixels", "data.voc.difficult", "data.csv.unit"}
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Data sets and weights files by the name that stands in braces in the tables."""
     root = tmp_path_factory.mktemp("material")
-    names = ("data", "other", "one", "broken", "files", "beside", "rival", "rare", "lists")
+    names = ("data", "other", "one", "broken", "files", "beside", "rival", "rare", "lists", "near")
     folders = {name: root / name for name in names}
     for split, images, seed in (("train", 8, 0), ("valid", 4, 100), ("test", 2, 200)):
         data_tools.write_split(folders["data"] / split, data_tools.document(images, seed), seed)
     data_tools.sound_data(folders["broken"])
     data_tools.edit(folders["broken"], lambda content: content["annotations"][0].update(category_id=99))
+    data_tools.sound_data(folders["near"])
+    Image.fromarray(data_tools.picture(0) // 20 * 20 + 10).save(folders["near"] / "valid" / "p100.png")
     data_tools.sound_data(folders["other"], images=6)
     data_tools.write_split(folders["one"] / "train", data_tools.document(12, 50), 50)
     data_tools.sound_data(folders["beside"], images=5)
