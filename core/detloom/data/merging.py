@@ -21,8 +21,8 @@ from detloom_schemas.base import class_key
 Record = ClassRecord | ImageRecord | Finding
 Conflicts = Literal["refuse", "first", "union"]
 
-SAME_BOX_PX = 0.5
-"""Boxes whose edges differ by at most this are the same: formats round differently."""
+SAME_BOX_PX = 1.01
+"""Boxes whose edges differ by at most this are the same: formats round, and some count pixels from 1."""
 
 SAME_MASK_IOU = 0.95
 """Masks that share at least this are the same."""
