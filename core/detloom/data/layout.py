@@ -94,7 +94,10 @@ def _walk(folder: str, prefix: str, suffixes: frozenset[str], root: Path, depth:
 
 def shown(path: Path, root: Path) -> str:
     """A path as it stands in findings: relative to the data."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    text, above = str(path), f"{str(root).rstrip(os.sep)}{os.sep}"
+    if text.startswith(above):  # pathlib would take a third of the time of reading label files
+        return text[len(above) :].replace(os.sep, "/")
+    return "." if path == root else path.name
 
 
 def read_text(path: Path, name: str, limit: int = MAX_TEXT) -> str | Finding:
