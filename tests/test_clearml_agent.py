@@ -3,11 +3,13 @@ an agent that is given no argument."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from agent_tools import BUILD_NEEDS, QUEUE, ClearMLAgent, GitRepository
@@ -218,6 +221,31 @@ def test_an_illegal_edit_ends_the_clone_as_failed_with_what_is_allowed(world: Wo
         assert "(task parameter augmentation/plugins/blend/strength): found '7'; allowed: a number from 0 to 1" in said
         assert "(task parameter training/learning_rte): there is no such key" in said
     assert world.server.events(clone, "training_stats_scalar") == []
+
+
+def test_an_abort_under_an_agent_leaves_the_state_and_another_agent_goes_on(world: World, base: dict[str, Any]) -> None:
+    clone = world.server.clone(base["id"], "long clone")
+    world.server.edit(clone, {"training/epochs": "2000"})
+    world.server.enqueue(clone, QUEUE)
+    with world.agent("aborted", own_packages=False) as agent:
+        deadline = time.monotonic() + 300
+        while len(rates(world, clone)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        world.server.stop(clone)
+        assert agent.finish(clone) == "stopped", agent.end_of_log
+        assert json.loads((agent.run / "run.json").read_text())["status"] == "interrupted", agent.end_of_log
+        left = (agent.run / "checkpoints" / "last.pt").read_bytes()
+    kept = {entry["name"]: entry["model"] for entry in world.server.task(clone)["models"]["output"]}
+    assert world.server.file(world.server.state()["model"][kept["last"]]["uri"]).read_bytes() == left
+
+    reached = torch.load(io.BytesIO(left))["step"]
+    world.server.edit(clone, {"training/epochs": str(reached // 3 + 2)})
+    world.server.enqueue(clone, QUEUE)
+    with world.agent("goes-on", own_packages=False) as agent:
+        assert agent.finish(clone) == "completed", agent.end_of_log
+    rows = world.server.events(clone, "training_stats_scalar")
+    steps = [row["iter"] for row in rows if (row["metric"], row["variant"]) == ("train", "loss")]
+    assert steps == list(range(1, 3 * (reached // 3 + 2) + 1)), "an offset, a gap, or steps again"
 
 
 @pytest.fixture(scope="module")

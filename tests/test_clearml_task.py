@@ -195,6 +195,16 @@ def test_names_that_the_server_would_refuse_are_refused_first(tracked: Place, cl
     assert clearml_server.tasks() == [] and not (tracked.folder / "runs").exists()
 
 
+@pytest.mark.parametrize("mode", ["required", "offline"])
+def test_a_secret_in_a_value_is_refused_and_neither_shown_nor_kept(
+    mode: str, tracked: Place, clearml_server: ClearMLServer
+) -> None:
+    done = tracked.run(*SMALL, *settings(mode=mode, output_uri="https://me:hunter2@127.0.0.1:1/store"))
+    assert done.code == 2
+    assert "experiment.clearml.output_uri: holds an address with a password" in done.err
+    assert "hunter2" not in done.err and clearml_server.tasks() == [] and not (tracked.folder / "runs").exists()
+
+
 # ---- abort, resume, another machine -----------------------------------------------------------------------------
 
 

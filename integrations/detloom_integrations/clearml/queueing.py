@@ -15,24 +15,12 @@ from detloom.repository import RepositoryError, find_repository, is_in_commit, s
 from detloom.specs import Submission, TrackedConfig
 from detloom_integrations.clearml.naming import short_names, task_name, value_of
 from detloom_integrations.clearml.parameters import configuration_of, hyperparams_of
+from detloom_integrations.clearml.refusals import secrets_held
 from detloom_integrations.clearml.script import Script, describe_script
 
 if TYPE_CHECKING:
     from detloom_integrations.clearml.server import Server
     from detloom_schemas.config import ClearMLConfig
-
-_SECRET_VALUES = {
-    "an address with a password": re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@", re.IGNORECASE),
-    "an address with a token": re.compile(
-        r"[?&](?:[a-z-]*(?:token|signature|password|secret|api_?key)|sig)=[^&\s]", re.IGNORECASE
-    ),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "an access token": re.compile(
-        r"\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_\w{20,}|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}"
-        r"|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*)"
-    ),
-}
-"""What nobody writes into a configuration by chance."""
 
 _NOTHING = {"", "none", "null", "auto", '""'}
 
@@ -99,11 +87,8 @@ def _secrets(config: TrackedConfig) -> Iterator[str]:
     for key, text in config.values.items():
         if looks_like_secret(key) and text.strip().lower() not in _NOTHING:
             yield f"{key} looks like a secret; {remedy}"
-            continue
-        for what, pattern in _SECRET_VALUES.items():
-            if pattern.search(text):
-                yield f"{key} holds {what}; {remedy}"
-                break
+    for key, what in secrets_held(config):
+        yield f"{key} holds {what}; {remedy}"
 
 
 def _comes_with_repository(path: str, script: Script) -> bool:

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from detloom.errors import ConfigError, DetloomError, Mistake, UsageError
+from detloom.errors import DetloomError
 from detloom.specs import LoggerContext, TrackedConfig, TrackerReply
 from detloom_integrations.clearml.environment import is_agent
-from detloom_integrations.clearml.naming import short_names, task_name, value_of
+from detloom_integrations.clearml.naming import task_name, value_of
 from detloom_integrations.clearml.parameters import configuration_of, hyperparams_of, read_edits
+from detloom_integrations.clearml.refusals import refuse_second_task, refuse_what_no_task_may_hold
 
 if TYPE_CHECKING:
     from detloom.specs import Logger
@@ -71,7 +72,7 @@ class TaskTracker:
         self._before = dict(config.identity)
         if self.remote:
             return self._open_remote()
-        _refuse_short_names(config)
+        refuse_what_no_task_may_hold(config)
         if self.settings.mode != "offline":
             self.server = self._reach()
         if self.server is not None:
@@ -132,7 +133,7 @@ class TaskTracker:
             from clearml import Task
 
             if not self.remote:
-                _refuse_second_task(Task.current_task())
+                refuse_second_task(Task.current_task())
             self._task = Task.init(
                 project_name=project,
                 task_name=name,
@@ -305,19 +306,3 @@ class TaskTracker:
         if not found:
             raise DetloomError(f"the ClearML server has no task {self.task_id}")
         return dict(found[0])
-
-
-def _refuse_second_task(own: Any) -> None:
-    """The SDK knows one task in a process, and would give the run the one of the program that started it."""
-    if own is not None:
-        raise UsageError(
-            f"this process has a ClearML task of its own already: {own.name} ({own.id})",
-            hint="end it before the run begins (task.close()), or switch the run's off: experiment.clearml.mode=off",
-        )
-
-
-def _refuse_short_names(config: TrackedConfig) -> None:
-    hint = "take a longer one, or train with --no-clearml"
-    mistakes = [Mistake(key, "", message, hint) for key, message in short_names(config)]
-    if mistakes:
-        raise ConfigError(mistakes)
