@@ -114,7 +114,7 @@ def test_open_images_has_fractions_and_groups(tmp_path: Path) -> None:
         ("p0.png,64,48,cat,4,5,4,15", "degenerate-box", ""),
         ("p0.png,64,48,cat,4,5,90,15", "box-outside", ""),
         ("p0.png,32,48,cat,4,5,24,15", "bad-record", "another size"),
-        ("p0.png,64,x,cat,4,5,24,15", "bad-record", "width and height"),
+        ("p0.png,64,x,cat,4,5,24,15", "bad-size", "width and height"),
         ("../../p0.png,64,48,cat,4,5,24,15", "path-escape", "climbs out"),
         ("p7.png,64,48,cat,4,5,24,15", "missing-image", "p7.png"),
         ('"p0.png,64,48,cat,4,5,24,15', "bad-line", "fields"),

@@ -84,7 +84,7 @@ def test_a_difficult_object_is_neither_trained_on_nor_counted_as_missed(root: Pa
         ("<name>dog</name>", "", "bad-record", 11, "without a name"),
         ("<bndbox><xmin>4</xmin>", "<robndbox><cx>3</cx></robndbox><box><xmin>4</xmin>", "xml-syntax", 9, "mismatched"),
         ("<width>64</width>", "<width>32</width>", "size-mismatch", None, "32x48"),
-        ("<width>64</width>", "<width>0</width>", "bad-record", 5, "width and height"),
+        ("<width>64</width>", "<width>0</width>", "bad-size", 5, "width and height"),
         ("<filename>p0.png</filename>", "<filename>../../p0.png</filename>", "path-escape", None, "climbs out"),
         ("<filename>p0.png</filename>", "<filename>/etc/passwd</filename>", "path-escape", None, "absolute"),
         ("<filename>p0.png</filename>", "<filename>p1.png</filename>", "name-conflict", None, "p1.png and p0.png"),

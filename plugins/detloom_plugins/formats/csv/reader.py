@@ -42,7 +42,7 @@ def read_files(files: Sequence[tuple[str, Path]], tree: DataTree, unit: str) -> 
             continue
         header = parse_header(text.partition("\n")[0].rstrip("\r"))
         if isinstance(header, str):
-            yield found("bad-line", f"{name}:1 ({header})")
+            yield found("bad-line", f"{name}:1 ({header})", objects=0)
             continue
         yield from _File(name, split, path, header, tree, classes).read(text, unit)
 
@@ -125,13 +125,14 @@ class _File:
         sides = [value for text in texts if (value := number(text)) is not None and 0 < value < 1e9 and value % 1 == 0]
         if len(sides) != 2:
             if any(texts):
-                yield found("bad-record", f"{where} (width and height of the image: {brief(texts)})")
+                yield found("bad-size", f"{where} (width and height of the image: {brief(texts)})")
             return
         size = int(sides[0]), int(sides[1])
         if image.width is None:
             image.width, image.height = size
         elif (image.width, image.height) != size:
-            yield found("bad-record", f"{where} (another size of the same image: {size[0]}x{size[1]})")
+            other = f"{where} (another size of the same image: {size[0]}x{size[1]})"
+            yield found("bad-record", other, objects=0)
 
     def _relative(self, unit: str) -> bool | None:
         """Whether coordinates are fractions; None when that cannot be told."""
@@ -153,7 +154,7 @@ class _File:
             try:
                 path = finder.find(file_name)
             except PathEscapeError as fault:
-                yield found("path-escape", f"{image.where} ({brief(file_name)}: {fault})")
+                yield found("path-escape", f"{image.where} ({brief(file_name)}: {fault})", objects=len(objects))
                 continue
             path = path or stems.get(file_name)
             yield ImageRecord(split, file_name, path, objects, None, image.width, image.height, image.where)

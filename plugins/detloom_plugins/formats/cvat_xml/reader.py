@@ -78,7 +78,7 @@ class _Document:
         where = f"{self._name}:{element.line}"
         name = element.attributes.get("name", "")
         if not name:
-            yield found("bad-record", f"{where} (an image without a name)")
+            yield found("bad-record", f"{where} (an image without a name)", images=1, objects=len(element.children))
             return
         subset = element.attributes.get("subset", "")
         objects: list[ObjectRecord] = []
@@ -88,7 +88,7 @@ class _Document:
         try:
             path = self._finder(subset).find(name)
         except PathEscapeError as fault:
-            yield found("path-escape", f"{where} ({brief(name)}: {fault})")
+            yield found("path-escape", f"{where} ({brief(name)}: {fault})", objects=len(objects))
             return
         yield from self._strange_subset(subset, where)
         yield self._record(subset, name, path, objects, size, where)

@@ -43,7 +43,7 @@ def read_files(files: Sequence[tuple[str, Path]], tree: DataTree) -> Iterator[Re
         try:
             image, mended = _find(written, path, tree)
         except PathEscapeError as fault:
-            yield found("path-escape", f"{name} ({brief(written)}: {fault})")
+            yield found("path-escape", f"{name} ({brief(written)}: {fault})", objects=len(objects))
             continue
         if mended:
             yield found("path-mended", f"{name} ({written!r} is {image.name if image else ''})")
@@ -66,13 +66,14 @@ def _load(path: Path, name: str) -> dict[str, Any] | Finding:
     try:
         document = json.loads(text)
     except json.JSONDecodeError as fault:
-        return found("json-syntax", f"{name}:{fault.lineno} (column {fault.colno}: {fault.msg})")
+        return found("json-syntax", f"{name}:{fault.lineno} (column {fault.colno}: {fault.msg})", images=1)
     except (RecursionError, ValueError) as fault:
-        return found("json-syntax", f"{name} ({fault})")
+        return found("json-syntax", f"{name} ({fault})", images=1)
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-        return found("bad-record", f"{name} (no list `shapes`)")
+        return found("bad-record", f"{name} (no list `shapes`)", images=1, objects=0)
     if not isinstance(document.get("imagePath"), str) or not document["imagePath"]:
-        return found("bad-record", f"{name} (imagePath is {brief(document.get('imagePath'))})")
+        where = f"{name} (imagePath is {brief(document.get('imagePath'))})"
+        return found("bad-record", where, images=1, objects=len(document["shapes"]))
     return document
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from detloom.data.findings import found
@@ -110,25 +111,26 @@ class _Reader:
         for item in stream(path, name, {"annotation"}):
             if isinstance(item, Finding):
                 broken = True
-                yield item
+                yield replace(item, images=1)
             elif not whole:
                 whole = True
                 yield from self._image(item, path, name, split)
             else:
-                yield found("bad-record", f"{name}:{item.line} (a second <annotation>)")
+                yield found("bad-record", f"{name}:{item.line} (a second <annotation>)", images=1, objects=0)
         if not whole and not broken:
-            yield found("bad-record", f"{name}:1 (no <annotation>)")
+            yield found("bad-record", f"{name}:1 (no <annotation>)", images=1, objects=0)
 
     def _image(self, annotation: Element, path: Path, name: str, split: str) -> Iterator[Record]:
         written = annotation.value("filename")
         image, finding = self._find(written, path, name)
+        if finding is not None and finding.code == "path-escape":
+            yield replace(finding, objects=len(list(annotation.all("object"))))
+            return
         if finding is not None:
             yield finding
-            if finding.code == "path-escape":
-                return
         width, height = (_side(annotation.value("size", side)) for side in ("width", "height"))
         if annotation.child("size") is not None and not (width and height):
-            yield found("bad-record", f"{name}:{annotation.child('size').line} (no usable width and height)")  # type: ignore[union-attr]
+            yield found("bad-size", f"{name}:{annotation.child('size').line} (no usable width and height)")  # type: ignore[union-attr]
         from_one = self._counts_from_one(annotation)
         if from_one:
             yield found("pixels-from-one", name)

@@ -118,13 +118,15 @@ def _names(node: Any, name: str, findings: list[Finding]) -> Iterator[tuple[int,
         pairs = [(_index(key), value) for key, value in node.value]
     else:
         if node is not None:
-            findings.append(found("bad-record", f"{name}:{_line(node)} (`names` must be a list or a mapping)"))
+            findings.append(
+                found("bad-record", f"{name}:{_line(node)} (`names` must be a list or a mapping)", objects=0)
+            )
         return
     for index, value in pairs:
         where = f"{name}:{_line(value)}"
         text = _text(value).strip()
         if index is None or not text:
-            findings.append(found("bad-record", f"{where} (a class needs an index from 0 and a name)"))
+            findings.append(found("bad-record", f"{where} (a class needs an index from 0 and a name)", objects=0))
         else:
             yield index, text, f"{where}: class {index}"
 
@@ -216,5 +218,7 @@ def _add_names(description: Description, folders: list[Path]) -> None:
                 if line.strip():
                     description.names.append((index, line.strip(), f"{name}:{index + 1}"))
                 else:
-                    description.findings.append(found("bad-line", f"{name}:{index + 1} (a class without a name)"))
+                    description.findings.append(
+                        found("bad-line", f"{name}:{index + 1} (a class without a name)", objects=0)
+                    )
             return

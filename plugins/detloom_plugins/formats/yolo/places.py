@@ -56,7 +56,8 @@ def _place(split: str, text: str, where: str, description: Description, root: Pa
                 yield Place(split, candidate if not _climbs(candidate) else real, is_list)
                 return
     if written.exists() and not Path(os.path.realpath(written)).is_relative_to(root):
-        yield found("path-escape", f"{where} ({str(written)!r} is outside {root}: give that folder as the data)")
+        outside = f"{where} ({str(written)!r} is outside {root}: give that folder as the data)"
+        yield found("path-escape", outside, images=0)
     else:
         yield found("missing-folder", f"{where or description.what} ({text!r}, looked for {written})")
 
