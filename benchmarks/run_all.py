@@ -14,7 +14,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ALWAYS = (["startup.py"], ["loop_overhead.py"], ["coco_eval.py"], ["formats.py"], ["clearml_outage.py", "--write"])
+ALWAYS = (
+    ["startup.py"],
+    ["loop_overhead.py"],
+    ["coco_eval.py"],
+    ["data_cache.py"],
+    ["formats.py"],
+    ["clearml_outage.py", "--write"],
+)
 WITH_DATA = (["image_reading.py"], ["bccd.py", "short"])
 LONG = (["bccd.py", "long"],)
 
