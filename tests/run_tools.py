@@ -162,19 +162,23 @@ def detloom_checkpoint_saved(event: CheckpointSaved) -> None:
 
 
 def lab_host(*, clearml: bool = False) -> PluginHost:
-    """First-party plugins and the lab. clearml: with the logger of that name."""
+    """First-party plugins and the lab. clearml: the lab's logger of that name stands in for the one that is Detloom's."""
     module = ModuleType("lab")
     module.detloom_api = (0, 1)  # type: ignore[attr-defined]
     for name, value in list(globals().items()):
         if name.startswith("detloom_") and (clearml or name != "detloom_loggers"):
             setattr(module, name, value)
-    return PluginHost([*first_party_candidates(), Candidate("lab", "detloom-lab", "1", "entry point", lambda: module)])
+    lab = Candidate("lab", "detloom-lab", "1", "entry point", lambda: module)
+    return PluginHost([*first_party_candidates(), lab], ["loggers.clearml"] if clearml else [])
 
 
 # ---- one run and what is seen of it -------------------------------------------------------------------------------
 
 TIMES = {"time", "train/images_per_s", "train/data_wait", "train/memory_mb", "epoch/time_s", "epoch/evaluation_s"}
-ECHOES = {"name", "started", "finished", "duration_s", "command", "environment", "git", "versions", "loggers", "configuration", "trackers"}
+ECHOES = {
+    *("name", "started", "finished", "duration_s", "command", "environment", "git", "versions", "loggers"),
+    *("configuration", "trackers"),
+}
 """Of run.json: what the clock, the machine or the folder's name says."""
 
 Seen = dict[str, Any]

@@ -105,7 +105,9 @@ def test_run_json_says_what_ran_where_and_with_what(run: Path) -> None:
     assert record["device"] == "cpu" and record["precision"] == "float32"
     assert {"python", "torch", "numpy", "detloom"} <= set(record["versions"])
     assert {"models.yolox", "formats.coco"} & {plugin["name"] for plugin in record["plugins"]}
-    assert record["data"] == {name: read(run / "data.json")[name] for name in ("name", "digest")}
+    told = read(run / "data.json")
+    assert record["data"] == {name: told[name] for name in record["data"]}
+    assert record["data"]["digest"] and record["data"]["name"] == "shapes"
     assert record["classes"] == ["disc", "square", "triangle", "star"]
     assert record["progress"] == {"epoch": 3, "step": 6, "total_epochs": 3, "total_steps": 6}
     assert record["started"] <= record["finished"] and record["duration_s"] > 0
