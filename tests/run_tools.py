@@ -162,7 +162,7 @@ def detloom_checkpoint_saved(event: CheckpointSaved) -> None:
 
 
 def lab_host(*, clearml: bool = False) -> PluginHost:
-    """First-party plugins and the lab. clearml: the lab's logger of that name stands in for the one that is Detloom's."""
+    """First-party plugins and the lab. clearml: the lab's logger of that name stands in for Detloom's own."""
     module = ModuleType("lab")
     module.detloom_api = (0, 1)  # type: ignore[attr-defined]
     for name, value in list(globals().items()):
