@@ -54,7 +54,7 @@ def made_pictures(folder: Path) -> list[Path]:
 def measured(split: Split, size: int) -> dict[CacheKind, list[float]]:
     """Seconds of an epoch, in turns."""
     rule = InputRule(size=(size, size))
-    loaders = {
+    loaders: dict[CacheKind, TrainLoader] = {
         kind: TrainLoader(split, rule, [], batch_size=BATCH, num_workers=0, pixels=build_stores([split], rule, kind)[0])
         for kind in KINDS
     }

@@ -241,6 +241,18 @@ def test_faults_say_which_source_they_are_in(three: list[Any], tmp_path: Path) -
     assert places(report, "corrupt-image")[0].startswith("south: ")
 
 
+def test_boxes_of_one_source_that_mean_something_else_are_found_among_those_of_others(
+    three: list[Any], tmp_path: Path
+) -> None:
+    def fractions(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            entry["bbox"] = [0.1, 0.2, 0.3, 0.25]
+
+    edit(tmp_path / "coco", fractions)
+    (where,) = places(look_at_all(three), "fractions-for-pixels")
+    assert "north: train/_annotations.coco.json: annotation id 101" in where
+
+
 def test_a_source_that_is_not_there_is_named_before_anything_is_read(three: list[Any]) -> None:
     host = discover()
     with pytest.raises(DataError, match=r"data\.sources\[3\] \(west\): /nowhere does not exist"):

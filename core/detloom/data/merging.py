@@ -279,25 +279,23 @@ def keep_once(images: Sequence[CheckedImage], conflicts: Conflicts, book: Findin
             kept.append(image)
             continue
         kept[place] = _joined(kept[place], image, conflicts, book)
+    book.sight = ("", "", None)
     return kept
 
 
 def _joined(kept: CheckedImage, other: CheckedImage, conflicts: Conflicts, book: FindingBook) -> CheckedImage:
     split = other.split if kept.split == "all" else kept.split
     extra = unmatched(other.objects, kept.objects)
-    same = not extra and len(other.objects) == len(kept.objects)
     places = f"{kept.where} ({kept.file_name}) = {other.where} ({other.file_name})"
-    if same:
-        book.add("picture-in-two-sources", places)
+    book.sight = (other.split, other.file_name, other.path)
+    if not extra and len(other.objects) == len(kept.objects):
+        book.add("picture-in-two-sources", places, other=kept.path)
         return replace(kept, split=split)
     places += f": {len(kept.objects)} and {len(other.objects)} objects"
     if conflicts == "union":
-        book.add("labels-joined", f"{places}, {len(kept.objects) + len(extra)} together")
+        book.add("labels-joined", f"{places}, {len(kept.objects) + len(extra)} together", other=kept.path)
         return replace(kept, split=split, objects=(*kept.objects, *extra))
-    if conflicts == "first":
-        book.add("labels-of-first", places)
-    else:
-        book.add("conflicting-labels", places)
+    book.add("labels-of-first" if conflicts == "first" else "conflicting-labels", places, other=kept.path)
     return replace(kept, split=split)
 
 

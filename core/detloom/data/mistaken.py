@@ -14,18 +14,18 @@ MIN_CORNERS = 8
 """Boxes that are needed to be sure."""
 
 
-def mistaken_splits(images: Sequence[tuple[ImageRecord, Frame]], book: FindingBook) -> set[str]:
-    """The splits that the book now says it of."""
-    boxes: dict[str, list[tuple[Box, Frame, str]]] = defaultdict(list)
+def mistaken_splits(images: Sequence[tuple[ImageRecord, Frame]], book: FindingBook) -> set[tuple[str, str]]:
+    """The splits, each with its source, that the book now says it of."""
+    boxes: dict[tuple[str, str], list[tuple[Box, Frame, str]]] = defaultdict(list)
     for record, frame in images:
         if not any(item.relative for item in record.objects):
             for item in record.objects:
                 box = plain_box(item.bbox)
                 if box is not None:
-                    boxes[record.split].append((box, frame, item.where))
+                    boxes[record.source, record.split].append((box, frame, item.where))
     book.sight = ("", "", None)
     found = set()
-    for split, rows in boxes.items():
+    for (source, split), rows in boxes.items():
         first = f"{split}: all {len(rows)} boxes, such as {rows[0][2]}"
         if len(rows) >= MIN_FRACTIONS and all(_is_fraction(box) for box, _, _ in rows):
             book.add("fractions-for-pixels", first, objects=0)
@@ -33,7 +33,7 @@ def mistaken_splits(images: Sequence[tuple[ImageRecord, Frame]], book: FindingBo
             book.add("corners-for-sizes", first, objects=0)
         else:
             continue
-        found.add(split)
+        found.add((source, split))
     return found
 
 

@@ -141,7 +141,9 @@ def _check_images(
     mistaken = mistaken_splits(there, told.book)
     return [
         # What is said of boxes that mean something else altogether is no news.
-        _check_image(record, facts, frame, labels, told.follow if record.split in mistaken else told.book)
+        _check_image(
+            record, facts, frame, labels, told.follow if (record.source, record.split) in mistaken else told.book
+        )
         for record, frame in there
     ]
 
