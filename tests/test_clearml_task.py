@@ -189,6 +189,16 @@ def test_without_the_server_a_run_goes_on_and_is_sent_later(
     assert [entry["name"] for entry in task["models"]["output"]] == ["best"]
 
 
+def test_a_server_that_answers_the_probe_and_nothing_else_counts_as_absent(
+    tracked: Place, clearml_server: ClearMLServer
+) -> None:
+    clearml_server.fault("projects.get_all", status=503)
+    done = tracked.run(*SMALL, "--set=training.max_steps=1")
+    assert done.code == 0 and "goes on without ClearML" in done.err
+    done = tracked.run(*SMALL, "--set=training.max_steps=1", *settings(mode="required"))
+    assert done.code == 5 and "503" in done.err
+
+
 def test_names_that_the_server_would_refuse_are_refused_first(tracked: Place, clearml_server: ClearMLServer) -> None:
     done = tracked.run(*SMALL, "--epochs", "1", "--name", "ab", "--project-name", "x")
     assert done.code == 2 and "experiment.name" in done.err and "experiment.project" in done.err

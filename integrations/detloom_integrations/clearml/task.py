@@ -95,7 +95,10 @@ class TaskTracker:
         from detloom_integrations.clearml.server import Server
 
         try:
-            return Server.open()
+            server = Server.open()
+            for action in ("projects.get_all", "tasks.get_all"):  # without an answer to these Task.init waits for ever
+                server.call(action, only_fields=["id"], page=0, page_size=1)
+            return server
         except DetloomError as error:
             if self.settings.mode == "required":
                 raise
