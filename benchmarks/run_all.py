@@ -19,6 +19,7 @@ ALWAYS = (
     ["loop_overhead.py"],
     ["coco_eval.py"],
     ["data_cache.py"],
+    ["data_check.py"],
     ["formats.py"],
     ["clearml_outage.py", "--write"],
 )

@@ -108,7 +108,7 @@ def _key(path: Path) -> str:
         state = path.stat()
     except OSError:
         return ""
-    return f"{_READER}|{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+    return f"{_READER}|{path.absolute()}|{state.st_size}|{state.st_mtime_ns}"
 
 
 class _Cache:

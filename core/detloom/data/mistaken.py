@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from detloom.data.findings import Box, FindingBook
 from detloom.data.objects import Frame, plain_box
@@ -14,40 +14,47 @@ MIN_CORNERS = 8
 """Boxes that are needed to be sure."""
 
 
-def mistaken_splits(images: Sequence[tuple[ImageRecord, Frame]], book: FindingBook) -> set[tuple[str, str]]:
+@dataclass(slots=True)
+class _Sum:
+    """What is still possible after some boxes. outside: those that reach out of their image as they are read."""
+
+    first: str
+    boxes: int = 0
+    fractions: bool = True
+    corners: bool = True
+    outside: int = 0
+
+    def add(self, box: Box, frame: Frame) -> None:
+        self.boxes += 1
+        if self.fractions:
+            self.fractions = min(box) >= 0 and max(box) <= 1.001 and box[2] > box[0] and box[3] > box[1]
+        if self.corners:
+            x1, y1, x2, y2 = box
+            height, width = frame.annotated_size
+            right, bottom = x2 - x1, y2 - y1  # what stands where width and height are due
+            self.corners = x1 >= 0 and y1 >= 0 and x1 < right <= width + 1 and y1 < bottom <= height + 1
+            self.outside += x2 > width + 1 or y2 > height + 1
+
+    @property
+    def code(self) -> str:
+        """Empty when the boxes are what they should be."""
+        if self.fractions and self.boxes >= MIN_FRACTIONS:
+            return "fractions-for-pixels"
+        if self.corners and self.boxes >= MIN_CORNERS and 2 * self.outside >= self.boxes:
+            return "corners-for-sizes"
+        return ""
+
+
+def mistaken_splits(images: Iterable[tuple[ImageRecord, Frame]], book: FindingBook) -> set[tuple[str, str]]:
     """The splits, each with its source, that the book now says it of."""
-    boxes: dict[tuple[str, str], list[tuple[Box, Frame, str]]] = defaultdict(list)
+    sums: dict[tuple[str, str], _Sum] = {}
     for record, frame in images:
-        if not any(item.relative for item in record.objects):
-            for item in record.objects:
-                box = plain_box(item.bbox)
-                if box is not None:
-                    boxes[record.source, record.split].append((box, frame, item.where))
+        for item in record.objects:
+            box = None if item.relative else plain_box(item.bbox)
+            if box is not None:
+                sums.setdefault((record.source, record.split), _Sum(item.where)).add(box, frame)
     book.sight = ("", "", None)
-    found = set()
-    for (source, split), rows in boxes.items():
-        first = f"{split}: all {len(rows)} boxes, such as {rows[0][2]}"
-        if len(rows) >= MIN_FRACTIONS and all(_is_fraction(box) for box, _, _ in rows):
-            book.add("fractions-for-pixels", first, objects=0)
-        elif len(rows) >= MIN_CORNERS and _are_corners([(box, frame) for box, frame, _ in rows]):
-            book.add("corners-for-sizes", first, objects=0)
-        else:
-            continue
-        found.add((source, split))
-    return found
-
-
-def _is_fraction(box: Box) -> bool:
-    return min(box) >= 0 and max(box) <= 1.001 and box[2] > box[0] and box[3] > box[1]
-
-
-def _are_corners(rows: Sequence[tuple[Box, Frame]]) -> bool:
-    """Read as [x, y, width, height] at least half reach out of their images; read as corners all lie inside."""
-    outside = 0
-    for (x1, y1, x2, y2), frame in rows:
-        height, width = frame.annotated_size
-        right, bottom = x2 - x1, y2 - y1  # what stands where width and height are due
-        if not (x1 >= 0 and y1 >= 0 and x1 < right <= width + 1 and y1 < bottom <= height + 1):
-            return False
-        outside += x2 > width + 1 or y2 > height + 1
-    return 2 * outside >= len(rows)
+    mistaken = {key: one for key, one in sums.items() if one.code}
+    for (_, split), one in mistaken.items():
+        book.add(one.code, f"{split}: all {one.boxes} boxes, such as {one.first}")
+    return set(mistaken)

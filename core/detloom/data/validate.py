@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from detloom.data.build import CheckedImage, build_split, digest_of
 from detloom.data.codes import FILE_FAULTS
@@ -63,6 +63,7 @@ def validate(
     class_map = _class_map(read.classes, told)
     labels = _labels(class_map)
     facts = _facts(read.images, options.progress)
+    written = written_in(read.images, labels)
     images = _check_images(read.images, facts, labels, told) if labels else _look_only(read.images, facts, told)
     told.book.sight = told.follow.sight = ("", "", None)
     if class_map is None or not images:
@@ -70,7 +71,6 @@ def validate(
             told.add(not (told.book.codes() & {*FILE_FAULTS, "empty-split"} or read.images), "no-images")
         used = sum(len(image.objects) for image in images)
         return None, _settled(told, options.policy, len(images), used)
-    written = written_in(read.images, labels)
     images = _place(images, read.images, options, told)
     splits = _build_splits(images)
     _look_over(splits, class_map, written, facts, options, told)
@@ -133,19 +133,21 @@ def _facts(records: Sequence[ImageRecord], progress: Progress | None) -> Facts:
 
 
 def _check_images(
-    records: Sequence[ImageRecord], facts: Facts, labels: Mapping[int | str, int], told: Told
+    records: list[ImageRecord], facts: Facts, labels: Mapping[int | str, int], told: Told
 ) -> list[CheckedImage]:
-    """Images that can be used, with their objects."""
+    """Images that can be used, with their objects; the records' own objects are gone then, so that large data do not
+    lie in memory twice."""
     compare_names(records, told.book)
-    there = [(record, frame) for record, frame in _frames(records, facts, told.book) if frame is not None]
-    mistaken = mistaken_splits(there, told.book)
-    return [
+    frames = [frame for _, frame in _frames(records, facts, told.book)]
+    there = [(n, frame) for n, frame in enumerate(frames) if frame is not None]
+    mistaken = mistaken_splits(((records[n], frame) for n, frame in there), told.book)
+    checked = []
+    for n, frame in there:
+        record, records[n] = records[n], replace(records[n], objects=())
         # What is said of boxes that mean something else altogether is no news.
-        _check_image(
-            record, facts, frame, labels, told.follow if (record.source, record.split) in mistaken else told.book
-        )
-        for record, frame in there
-    ]
+        book = told.follow if (record.source, record.split) in mistaken else told.book
+        checked.append(_check_image(record, facts, frame, labels, book))
+    return checked
 
 
 def _look_only(records: Sequence[ImageRecord], facts: Facts, told: Told) -> list[CheckedImage]:
@@ -157,10 +159,13 @@ def _look_only(records: Sequence[ImageRecord], facts: Facts, told: Told) -> list
 def _frames(
     records: Sequence[ImageRecord], facts: Facts, book: FindingBook
 ) -> Iterable[tuple[ImageRecord, Frame | None]]:
+    """Of every record; None for those that cannot be used."""
     for record in records:
         if is_there(record, book):
             assert record.path is not None
             yield record, frame_of(record, facts[record.path], book)
+        else:
+            yield record, None
 
 
 def _check_image(

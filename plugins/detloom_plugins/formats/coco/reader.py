@@ -78,6 +78,7 @@ def _without_lost_classes(documents: list[Document]) -> None:
 def _images(document: Document, tree: DataTree) -> Iterator[Record]:
     objects: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     yield from _group(document, objects)
+    document.annotations.clear()  # each is given on once: half the memory of large files
     listed: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     nameless: list[dict[str, Any]] = []
     for entry in document.images:
@@ -101,7 +102,7 @@ def _images(document: Document, tree: DataTree) -> Iterator[Record]:
             if len(entries) > 1:
                 where = f"{document.name}: image id {entries[0]['id']}"
                 yield found("duplicate-image", where, count=len(entries) - 1)
-            yield from _image(document, entries[0], objects.get(key, []), finder)
+            yield from _image(document, entries[0], objects.pop(key, []), finder)
     for entry in orphans:
         place = f"annotation id {brief(entry.get('id'))} (image_id {brief(entry.get('image_id'))})"
         yield found("annotation-without-image", f"{document.name}: {place}")
