@@ -449,6 +449,28 @@ def test_a_run_ends_well_whatever_becomes_of_its_server(
     assert server.task(task)["status"] == "completed"
 
 
+@pytest.mark.slow
+def test_a_server_in_maintenance_for_45_seconds_costs_nothing_but_patience(
+    place: Place, own_clearml_server: ClearMLServer
+) -> None:
+    server = own_clearml_server
+    place.more = server.environ()
+    process = place.start(*SMALL, "--epochs", "8", "--name", "patient", *settings(close_timeout=100))
+    task = wait_for_task(server, process, "patient")
+    server.fault("*", status=503)
+    time.sleep(45)
+    assert process.poll() is None, "the end of the run waits for what it reported"
+    server.clear_faults()
+    done = ended(process)
+    assert done.code == 0 and "takes numbers again" in done.err, done.err
+    rows = [json.loads(line) for line in (place.folder / "runs/patient/metrics.jsonl").read_text().splitlines()]
+    expected = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row and "epoch/time_s" not in row]
+    assert len(expected) == 16 and scalars(server, task, "train", "loss") == expected
+    assert server.task(task)["status"] == "completed"
+    told = next(row for row in record_of(place.folder / "runs/patient")["loggers"] if row["name"] == "clearml")
+    assert told["dropped"] == 0 and told["error"] == ""
+
+
 STOPPED_AFTER_THE_CONNECTION = """
 import sys, time
 from pathlib import Path
