@@ -173,7 +173,7 @@ def detloom_formats() -> Iterable[FormatSpec]:
                         box = detloom.ObjectRecord([float(side) for side in sides], class_name="thing", where=where)
                         rows.setdefault(name, []).append(box)
                     else:
-                        yield detloom.Finding("bad-line", "error", f"{len(sides)} numbers, not 4", where)
+                        yield detloom.Finding("bad-line", "error", f"{len(sides)} numbers, not 4", where, objects=1)
                 for name, boxes in rows.items():
                     yield detloom.ImageRecord("all", name, tree.root / name, tuple(boxes))
 
