@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from detloom.data.records import Finding
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One annotation file, its three lists sorted out. name: as shown to people."""
+    """One annotation file, its three lists sorted out. name: as shown to people. strange: places of images that are no
+    objects."""
 
     split: str
     path: Path
@@ -23,6 +24,7 @@ class Document:
     categories: list[dict[str, Any]]
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
+    strange: list[str] = field(default_factory=list)
 
 
 def open_document(split: str, path: Path, name: str) -> Iterator[Document | Finding]:
@@ -38,6 +40,7 @@ def open_document(split: str, path: Path, name: str) -> Iterator[Document | Find
 
 
 def _load(path: Path, name: str) -> Any:
+    text = ""
     try:
         # utf-8-sig: Windows tools put a byte order mark in front.
         text = path.read_text(encoding="utf-8-sig")
@@ -103,15 +106,17 @@ def _sort_out(loaded: Any, document: Document) -> Iterator[Finding]:
             lacking.append(key)
             continue
         for position, entry in enumerate(entries):
+            where = f"{document.name}: {key}[{position}] is a {kind_of(entry)}"
             if isinstance(entry, dict):
                 into.append(entry)
-            elif key == "categories":
-                into.append({"name": entry})  # it is told with the other classes
+            elif key == "categories":  # told with the classes that lack something
+                into.append({"name": entry})
+            elif key == "images":  # told with the images that lack something
+                document.strange.append(where)
             else:
-                where = f"{document.name}: {key}[{position}] is a {kind_of(entry)}"
-                yield found("bad-record", where, images=int(key == "images"), objects=int(key == "annotations"))
-    if not document.images:
-        if not loaded.get("images") and "images" not in lacking:
+                yield found("bad-record", where)
+    if not document.images and not document.strange:
+        if "images" not in lacking:
             yield found("empty-split", document.name, objects=len(document.annotations))
         document.annotations.clear()  # what they belong to is told already
 
