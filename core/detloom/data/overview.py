@@ -125,7 +125,7 @@ def _objects(split: Split) -> Iterable[tuple[object, bool]]:
 
 def missing_splits(splits: Iterable[str], written: Written, empty_allowed: bool, told: Told) -> None:
     """A training needs two splits. empty_allowed: whether `empty-split` may be passed over."""
-    unsure = bool(told.book.codes() & {*FILE_FAULTS, "empty-split"})
+    unsure = bool(told.book.codes() & {*FILE_FAULTS, "empty-split", "bad-record"})
     for split, code in (("train", "no-training-split"), ("val", "no-validation-split")):
         if split in splits:
             continue

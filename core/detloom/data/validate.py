@@ -61,7 +61,7 @@ def validate(
     told = Told(FindingBook(options.marks), FindingBook())
     read = _collect(records, told.book)
     class_map = _class_map(read.classes, told)
-    labels = _labels(class_map)
+    labels = _labels(class_map, read.classes)
     facts = _facts(read.images, options.progress)
     written = written_in(read.images, labels)
     images = _check_images(read.images, facts, labels, told) if labels else _look_only(read.images, facts, told)
@@ -120,11 +120,18 @@ def _class_map(classes: Sequence[ClassRecord], told: Told) -> ClassMap | None:
     return ClassMap(ids, tuple(by_id[class_id] for class_id in ids))
 
 
-def _labels(class_map: ClassMap | None) -> Mapping[int | str, int]:
+def _labels(class_map: ClassMap | None, classes: Sequence[ClassRecord]) -> Mapping[int | str, int]:
+    """Class id and name to index. Those that contradict the map (an error of their own) mean what their other half
+    says: their objects are not told as well."""
     if class_map is None:
         return {}
-    by_id: dict[int | str, int] = {class_id: index for index, class_id in enumerate(class_map.ids)}
-    return by_id | {name: index for index, name in enumerate(class_map.names)}
+    labels: dict[int | str, int] = {class_id: index for index, class_id in enumerate(class_map.ids)}
+    labels |= {name: index for index, name in enumerate(class_map.names)}
+    for record in classes:
+        name = " ".join(record.name.split())
+        if record.id is not None and record.id not in labels and name in labels:
+            labels[record.id] = labels[name]
+    return labels
 
 
 def _facts(records: Sequence[ImageRecord], progress: Progress | None) -> Facts:

@@ -33,7 +33,7 @@ def open_document(split: str, path: Path, name: str) -> Iterator[Document | Find
     if isinstance(loaded, Finding):
         yield loaded
         return
-    document = Document(split, path, name, *(list[dict[str, Any]]() for _ in range(3)))
+    document = Document(split, path, name, [], [], [])
     yield from _repeated(loaded, name)
     yield from _sort_out(loaded, document)
     yield document

@@ -85,9 +85,9 @@ def _images(document: Document, tree: DataTree) -> Iterator[Record]:
         key = key_of(entry.get("id"))
         (nameless if key is None else listed[key]).append(entry)
     orphans = [entry for key, entries in objects.items() if key not in listed for entry in entries]
-    for entry in nameless:
+    for where in (*document.strange, *(_image_place(document, entry) for entry in nameless)):
         # Annotations of no image are probably theirs.
-        yield found("bad-record", _image_place(document, entry), images=1, objects=len(orphans))
+        yield found("bad-record", where, images=1, objects=len(orphans))
         orphans = []
     clashing = [entries for entries in listed.values() if not _alike(entries)]
     for entries in clashing:
