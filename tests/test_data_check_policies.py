@@ -13,8 +13,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from data_tools import Document, codes, config, document, edit, load, look, picture, sound_data, write_split
+from detloom.config import mapping_layer, resolve
 from detloom.data.codes import CODES, FILE_FAULTS, NEVER_ALLOWED, WHOLE
 from detloom.data.findings import FindingBook, found
+from detloom.data.load import check
 from detloom.data.policy import Policy
 from detloom.data.records import Finding
 from detloom.data.similar import MAX_BITS, fingerprint, near_pairs, same_to_the_eye
@@ -145,6 +147,19 @@ def test_two_broken_files_are_two_places_of_one_finding(root: Path) -> None:
     report = look(root)
     assert codes(report) == {"json-syntax": 2}
     assert "train/" in report.findings[0].where and "valid/" in report.findings[0].where
+
+
+@pytest.mark.parametrize("settings", [{}, {"conflicts": "first"}, {"conflicts": "union"}, {"drop_classes": ["dog"]}])
+def test_counts_add_up_over_several_sources(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The same pictures twice, one of them with another box."""
+    places = [sound_data(tmp_path / name) for name in ("one", "two")]
+    edit(places[1], lambda c: c["annotations"][0].update(bbox=[6, 6, 20, 10]))
+    values = {"data.sources": [str(place) for place in places], "export.format": []}
+    values |= {f"data.{key}": value for key, value in settings.items()}
+    report = check(resolve(discover(), [mapping_layer(values)]), discover())
+    assert report.images + report.images_left_out == 12
+    assert report.objects + report.objects_left_out == 24
+    assert report.images == 6
 
 
 # ---- codes in the configuration

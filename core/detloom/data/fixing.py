@@ -19,7 +19,17 @@ from detloom.files import write_json, write_text
 CHANGES = "changes"
 """Folder of the list of changes: at the top of the copy a json file would look like annotations."""
 
-_ALSO = frozenset({"area-mismatch", "placeholder-class", "case-clash"})
+_ALSO = frozenset(
+    {
+        "area-mismatch",
+        "placeholder-class",
+        "case-clash",
+        "picture-in-two-sources",
+        "labels-of-first",
+        "labels-joined",
+        "class-left-out",
+    }
+)
 """No fault that mends or drops, and yet the copy is different there."""
 
 

@@ -83,7 +83,7 @@ def merged(parts: Sequence[Part], rules: ClassRules) -> Iterator[Record]:
     for own in read:
         yield from _images(own, numbers if len(parts) > 1 else None, left_out)
     for name, count in sorted(left_out.items()):
-        yield found("class-left-out", f"{name} ({count} objects)")
+        yield found("class-left-out", f"{name} ({count} objects)", objects=count)
 
 
 @dataclass(slots=True)
@@ -289,13 +289,15 @@ def _joined(kept: CheckedImage, other: CheckedImage, conflicts: Conflicts, book:
     places = f"{kept.where} ({kept.file_name}) = {other.where} ({other.file_name})"
     book.sight = (other.split, other.file_name, other.path)
     if not extra and len(other.objects) == len(kept.objects):
-        book.add("picture-in-two-sources", places, other=kept.path)
+        book.add("picture-in-two-sources", places, images=1, objects=len(other.objects), other=kept.path)
         return replace(kept, split=split)
     places += f": {len(kept.objects)} and {len(other.objects)} objects"
     if conflicts == "union":
-        book.add("labels-joined", f"{places}, {len(kept.objects) + len(extra)} together", other=kept.path)
+        places = f"{places}, {len(kept.objects) + len(extra)} together"
+        book.add("labels-joined", places, images=1, objects=len(other.objects) - len(extra), other=kept.path)
         return replace(kept, split=split, objects=(*kept.objects, *extra))
-    book.add("labels-of-first" if conflicts == "first" else "conflicting-labels", places, other=kept.path)
+    code = "labels-of-first" if conflicts == "first" else "conflicting-labels"
+    book.add(code, places, images=1, objects=len(other.objects), other=kept.path)
     return replace(kept, split=split)
 
 
