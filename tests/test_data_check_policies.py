@@ -156,7 +156,8 @@ def test_counts_add_up_over_several_sources(settings: dict[str, Any], tmp_path: 
     edit(places[1], lambda c: c["annotations"][0].update(bbox=[6, 6, 20, 10]))
     values = {"data.sources": [str(place) for place in places], "export.format": []}
     values |= {f"data.{key}": value for key, value in settings.items()}
-    report = check(resolve(discover(), [mapping_layer(values)]), discover())
+    plugins = discover()
+    report = check(resolve(plugins, [mapping_layer(values)]), plugins)
     assert report.images + report.images_left_out == 12
     assert report.objects + report.objects_left_out == 24
     assert report.images == 6
