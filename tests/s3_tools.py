@@ -126,6 +126,7 @@ def start_server(folder: Path) -> S3Server:
         "-ip.bind=127.0.0.1", f"-dir={folder / 'store'}", f"-master.port={ports[0]}", f"-volume.port={ports[1]}",
         "-filer", f"-filer.port={ports[2]}", "-s3", f"-s3.port={ports[3]}", f"-s3.config={folder / 's3.json'}",
         "-master.volumeSizeLimitMB=32", "-volume.max=2000",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",  # off: their fixed ports are taken by another test process's server
     ]  # fmt: skip
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
