@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,11 @@ IMPORT_ROOTS = [str(ROOT / name) for name in ("core", "plugins", "integrations",
 for _name in [name for name in os.environ if name.startswith(("CLEARML_", "TRAINS_"))]:
     del os.environ[_name]
 os.environ["CLEARML_CONFIG_FILE"] = os.devnull
+
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every run that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 IDENTITY = {
     **{f"GIT_{who}_NAME": "A Tester" for who in ("AUTHOR", "COMMITTER")},
@@ -50,3 +56,22 @@ def push_to_bare(folder: Path, bare: Path, remote: str = "origin") -> None:
     git(folder.parent, "init", "--quiet", "--bare", bare)
     git(folder, "remote", "add", remote, bare.as_uri())
     git(folder, "push", "--quiet", "--set-upstream", remote, "HEAD")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(bare: Path) -> Iterator[str]:
+    """The bare repository at an http address, by git's protocol for plain file servers, until the block ends."""
+    git(bare, "update-server-info")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(bare.parent))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/{bare.name}"
+        finally:
+            server.shutdown()
+            thread.join()

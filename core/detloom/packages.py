@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
     from detloom.host import PluginHost
 
-TOOLING = {"dev", "tune"}
-"""Extras of Detloom that no run needs."""
+TOOLING = {"dev", "tune", "all"}
+"""Extras of Detloom that no run needs, and the one that repeats others, which build tools spell out in the metadata."""
 
 _REQUIREMENT = re.compile(r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(?P<extras>\[[^\]]*\])?")
 _EXTRA = re.compile(r"""extra\s*==\s*['"](?P<extra>[^'"]+)['"]""")
