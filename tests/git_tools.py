@@ -59,7 +59,7 @@ def push_to_bare(folder: Path, bare: Path, remote: str = "origin") -> None:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *arguments: Any) -> None:
         pass
 
 
