@@ -1,3 +1,4 @@
+# ruff: noqa: TID253
 """Who goes where: by image content, so that an image keeps its split when others are added.
 
 An image's place follows from a hash of its content (or of its group) and the seed. Where it is asked to stratify, the
@@ -12,12 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
+
+from detloom.data.polishing import Task, polished
 from detloom.rng import stable_key
 
 SPLITS = ("train", "val", "test")
 
 CANDIDATES = 256
 """Images that are compared for one move: enough for a good one, and few enough for a hundred thousand images."""
+
+FEW = 64
+"""Units of which every move and every exchange of two is looked at in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ def assign_splits(
     if len(units) >= len(shares.wanted):
         for split in shares.wanted:
             _fill(split, units, balance)
+        if shares.stratify and len(units) <= FEW:
+            _polish(units, balance)
     places = [""] * len(hashes)
     for unit in units:
         for number in unit.members:
@@ -224,3 +233,21 @@ def _move_one(candidates: Iterable[_Unit], split: str, units: Sequence[_Unit], b
         if not unit.fixed and others and left_behind.issuperset(unit.holds()):
             balance.move(unit, split)
             return
+
+
+def _polish(units: Sequence[_Unit], balance: _Balance) -> None:
+    splits, labels = balance.shares.wanted, sorted(balance.total)
+    holders = Counter(label for unit in units for label in unit.labels)
+    inside = [unit for unit in units if unit.split in splits]  # a recorded place may be in a split of no share
+    task = Task(
+        labels=np.array([[unit.labels.get(label, 0) for label in labels] for unit in inside], dtype=np.int64),
+        total=np.array([balance.total[label] for label in labels]),
+        shares=np.array([balance.shares.of(split) for split in splits]),
+        classes=np.array([label >= 0 for label in labels]),
+        several=np.array([label >= 0 and holders[label] > 1 for label in labels]),
+        places=np.array([splits.index(unit.split) for unit in inside], dtype=np.int64),
+        free=np.array([not unit.fixed for unit in inside]),
+    )
+    for unit, place in zip(inside, polished(task).tolist(), strict=True):
+        if splits[place] != unit.split:
+            balance.move(unit, splits[place])
