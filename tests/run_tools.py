@@ -20,12 +20,13 @@ from torch import Tensor
 
 from detloom.config import ResolvedConfig, mapping_layer, resolve
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff
-from detloom.detector import Detector, Outputs, Targets
+from detloom.detector import Detector, ElementLoss, LossTerms, Outputs, Targets
 from detloom.discovery import Candidate, first_party_candidates
 from detloom.errors import DetloomError
 from detloom.events import CheckpointSaved, EpochFinished
 from detloom.hookspecs import hookimpl
 from detloom.host import PluginHost
+from detloom.losses import expected_bin
 from detloom.run import train_run
 from detloom.specs import (
     ExporterSpec,
@@ -33,6 +34,7 @@ from detloom.specs import (
     FormatSpec,
     LoggerContext,
     LoggerSpec,
+    LossSpec,
     ModelContext,
     ModelSpec,
     SourceSpec,
@@ -56,6 +58,21 @@ class NotingDetector(TinyDetector):
         if not torch.jit.is_tracing():  # type: ignore[no-untyped-call]
             NOTES.append(("train" if self.training else "eval", tuple(images.shape), layout))
         return super().forward(images, targets, prompts)
+
+
+class BinsDetector(NotingDetector):
+    """Also takes its class scores for a distribution of each object's width: a term of the role `distribution`."""
+
+    def __init__(self, context: ModelContext) -> None:
+        super().__init__(context.class_names, context.size, dropout=0.0)
+        self.losses, self.weights = context.losses, context.loss_weights
+
+    def loss(self, outputs: Outputs, targets: Targets) -> LossTerms:
+        found = super().loss(outputs, targets)
+        bins = outputs.logits.mean(1, keepdim=True).expand(-1, targets.labels.shape[1], -1).flatten(0, 1)
+        widths = (targets.boxes[..., 2] - targets.boxes[..., 0]).flatten() / 64
+        values = self.losses["distribution"](bins, widths * (bins.shape[1] - 1)) * targets.valid.flatten()
+        return LossTerms({**found.terms, "loss_dfl": self.weights["distribution"] * values.sum()}, found.normaliser)
 
 
 class FirstTwo(COCOFormat):
@@ -122,7 +139,24 @@ def _model(name: str, dropout: float) -> ModelSpec:
 
 @hookimpl
 def detloom_models() -> Iterable[ModelSpec]:
-    return [_model("lab-dry", 0.0), _model("lab-wet", 0.5)]
+    bins = ModelSpec(
+        name="lab-bins",
+        family="lab",
+        summary="a model for tests that learns distributions",
+        licence="none",
+        build=lambda settings, context: BinsDetector(context),
+        loss_roles={"distribution": "dfl"},
+        size_divisor=16,
+    )
+    return [_model("lab-dry", 0.0), _model("lab-wet", 0.5), bins]
+
+
+@hookimpl
+def detloom_losses() -> Iterable[LossSpec]:
+    def build(settings: object) -> ElementLoss:
+        return lambda logits, target: (expected_bin(logits) - target).square()
+
+    return [LossSpec(name="mean-bin", summary="distance of the mean bin", role="distribution", build=build)]
 
 
 @hookimpl

@@ -156,9 +156,9 @@ LEGAL: dict[str, tuple[str, Any]] = {
     "experiment.logging.log_interval": ("1", 1),
 }
 
-ONE_VALUE = {"data.source", "data.sources", "loss.classification"}
+ONE_VALUE = {"data.source", "data.sources", "loss.classification", "loss.distribution", "loss.distribution_weight"}
 """Leaves that can take no other value here: another source, or a list of them, would take the settings of `local` away,
-and leaving `focal` its own."""
+and leaving `focal` its own; YOLOX predicts no distributions."""
 
 # Dotted key -> what no parser may take. Texts of any kind are legal for the leaves that are missing.
 WRONG_TEXT = {

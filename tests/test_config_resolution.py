@@ -406,6 +406,11 @@ def test_a_family_refuses_a_loss_role_that_it_does_not_take() -> None:
         build=lambda s, c: None,  # type: ignore[arg-type,return-value]
     )
     host = small_host(candidate("b", "entry point", "detloom_models", [spec]))
-    found = mistakes(typed("model.type=boxless-s", "loss.box=giou"), host=host)
+    written = ["loss.box=giou", "loss.distribution=giou", "loss.distribution_weight=3", "loss.classification_weight=1.0"]
+    found = mistakes(typed("model.type=boxless-s", *written), host=host)
     assert "takes no box loss" in found["loss.box"].message
+    assert "giou is a box loss" in found["loss.distribution"].message
+    # A written default changes nothing: every saved configuration holds it.
+    assert "no distribution loss" in found["loss.distribution_weight"].message
+    assert "loss.classification_weight" not in found
     assert host.get(LossSpec, "giou").role == "box"

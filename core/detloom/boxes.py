@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-_EPS = 1e-7
-"""Square pixels: keeps divisions finite and is far below what a box of one pixel has."""
+from detloom.errors import UsageError
+
+BoxFormat = Literal["xyxy", "cxcywh"]
+IoUType = Literal["iou", "giou", "diou", "ciou", "siou"]
+
+_LEAST = 1e-9
+"""Divisors are at least this: far below the area of any box, also of one in fractions of the picture, and far enough
+from 0 that gradients stay finite."""
 
 
 def to_cxcywh(boxes: Tensor) -> Tensor:
@@ -61,10 +69,16 @@ def _intersection_union(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return intersection, areas(first) + areas(second) - intersection
 
 
+def _divided(values: Tensor, by: Tensor) -> Tensor:
+    """Finite also where `by` is 0; exact wherever it is not."""
+    # In 16 bits the usual least would round to 0.
+    return values / by.clamp(min=max(_LEAST, torch.finfo(by.dtype).tiny))
+
+
 def iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union, row by row. Both [..., 4] xyxy (broadcast). Returns [...] in 0..1."""
     intersection, union = _intersection_union(first, second)
-    return intersection / (union + _EPS)
+    return _divided(intersection, union)
 
 
 def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
@@ -77,7 +91,7 @@ def pairwise_iou(rows: Tensor, columns: Tensor) -> Tensor:
     width = torch.minimum(right, right2).sub(torch.maximum(left, left2)).clamp(min=0)
     height = torch.minimum(bottom, bottom2).sub(torch.maximum(top, top2)).clamp(min=0)
     intersection = width * height
-    return intersection / (areas(rows).unsqueeze(-1) + areas(columns).unsqueeze(-2) - intersection + _EPS)
+    return _divided(intersection, areas(rows).unsqueeze(-1) + areas(columns).unsqueeze(-2) - intersection)
 
 
 def _hull_sides(first: Tensor, second: Tensor) -> Tensor:
@@ -87,12 +101,23 @@ def _hull_sides(first: Tensor, second: Tensor) -> Tensor:
     return (high - low).clamp(min=0)
 
 
+def _offset(first: Tensor, second: Tensor) -> Tensor:
+    """From the centre of the second to that of the first, [..., 2]."""
+    return (first[..., :2] + first[..., 2:] - second[..., :2] - second[..., 2:]) / 2
+
+
 def giou(first: Tensor, second: Tensor) -> Tensor:
     """Generalised IoU (Rezatofighi et al. 2019), row by row. Both [..., 4]. Returns [...] in -1..1."""
     intersection, union = _intersection_union(first, second)
     sides = _hull_sides(first, second)
     hull = sides[..., 0] * sides[..., 1]
-    return intersection / (union + _EPS) - (hull - union) / (hull + _EPS)
+    return _divided(intersection, union) - _divided(hull - union, hull)
+
+
+def diou(first: Tensor, second: Tensor) -> Tensor:
+    """Distance IoU (Zheng et al. 2020, eq. 7), row by row. Both [..., 4]. Returns [...] in -1..1."""
+    diagonal = _hull_sides(first, second).square().sum(-1)
+    return iou(first, second) - _divided(_offset(first, second).square().sum(-1), diagonal)
 
 
 def ciou(predicted: Tensor, target: Tensor) -> Tensor:
@@ -101,15 +126,74 @@ def ciou(predicted: Tensor, target: Tensor) -> Tensor:
     The weight of the aspect-ratio term is a constant for the gradient, as in the paper's code.
     """
     overlap = iou(predicted, target)
-    sides = _hull_sides(predicted, target)
-    offset = (predicted[..., :2] + predicted[..., 2:] - target[..., :2] - target[..., 2:]) / 2
-    distance = offset.square().sum(-1) / (sides.square().sum(-1) + _EPS)
+    diagonal = _hull_sides(predicted, target).square().sum(-1)
+    distance = _divided(_offset(predicted, target).square().sum(-1), diagonal)
     aspect = (4 / math.pi**2) * (_aspect_angle(target) - _aspect_angle(predicted)).square()
     with torch.no_grad():
-        weight = aspect / (1 - overlap + aspect + _EPS)
+        weight = _divided(aspect, 1 - overlap + aspect)
     return overlap - distance - weight * aspect
 
 
 def _aspect_angle(boxes: Tensor) -> Tensor:
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
-    return torch.atan(width / (height + _EPS))
+    return torch.atan(_divided(width, height))
+
+
+def siou(predicted: Tensor, target: Tensor, shape_power: int = 4) -> Tensor:
+    """SIoU (Gevorgyan 2022, arXiv 2205.12740): overlap less half of what distance, direction and shape cost, row by
+    row. Both [..., 4]. Returns [...], at most 1. shape_power: the paper's theta, 2..6.
+
+    The paper's angle cost 1 - 2 sin^2(arcsin(x) - pi/4) is sin(2 arcsin(x)), twice the product of the offset's sides
+    over its square: written so, it needs no arcsin, whose slope is infinite for boxes beside each other.
+    """
+    offset = _offset(predicted, target)
+    angle = 2 * _divided(offset.prod(-1).abs(), offset.square().sum(-1))
+    hull = _hull_sides(predicted, target)
+    away = _divided(offset.square(), hull.square())
+    distance = (1 - torch.exp((angle - 2).unsqueeze(-1) * away)).sum(-1)
+    sides = (predicted[..., 2:] - predicted[..., :2]).clamp(min=0)
+    wanted = (target[..., 2:] - target[..., :2]).clamp(min=0)
+    unlike = _divided((sides - wanted).abs(), torch.maximum(sides, wanted))
+    shape = (1 - torch.exp(-unlike)).pow(shape_power).sum(-1)
+    return iou(predicted, target) - (distance + shape) / 2
+
+
+_MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": iou,
+    "giou": giou,
+    "diou": diou,
+    "ciou": ciou,
+    "siou": siou,
+}
+
+
+def compute_iou(
+    boxes1: Tensor,
+    boxes2: Tensor,
+    iou_type: IoUType = "iou",
+    *,
+    box_format: BoxFormat = "xyxy",
+    pairwise: bool = True,
+) -> Tensor:
+    """How well boxes fit, by any of the measures; equal boxes give 1.
+
+    boxes1: [..., N, 4]; boxes2: [..., M, 4], any unit. Returns the matrix [..., N, M]; with pairwise=False both are
+    [..., 4] and are compared row by row: [...]. box_format: `xyxy` or `cxcywh` (centre and sides). Gradients are
+    finite also for boxes without a size. Raises UsageError for other names and shapes.
+    """
+    if iou_type not in _MEASURES:
+        raise UsageError(f"{iou_type!r} is no measure of overlap", hint=f"allowed: {', '.join(_MEASURES)}")
+    if box_format not in ("xyxy", "cxcywh"):
+        raise UsageError(f"{box_format!r} is no format of boxes", hint="allowed: xyxy, cxcywh")
+    shapes = [list(boxes.shape) for boxes in (boxes1, boxes2)]
+    if any(not shape or shape[-1] != 4 or (pairwise and len(shape) < 2) for shape in shapes):
+        raise UsageError(
+            f"boxes of the shapes {shapes[0]} and {shapes[1]} cannot be compared",
+            hint="needed: [N, 4] and [M, 4]; single boxes with pairwise=False",
+        )
+    boxes1, boxes2 = (boxes if boxes.is_floating_point() else boxes.float() for boxes in (boxes1, boxes2))
+    if box_format == "cxcywh":
+        boxes1, boxes2 = from_cxcywh(boxes1), from_cxcywh(boxes2)
+    if pairwise:
+        boxes1, boxes2 = boxes1.unsqueeze(-2), boxes2.unsqueeze(-3)
+    return _MEASURES[iou_type](boxes1, boxes2)

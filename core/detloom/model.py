@@ -19,7 +19,7 @@ from detloom.geometry import InputRule, PostRule
 from detloom.specs import LossSpec, ModelContext, ModelSpec
 from detloom.train.checkpoint import BEST, read_checkpoint
 from detloom_schemas.base import Settings
-from detloom_schemas.config import RunConfig, ValidationConfig
+from detloom_schemas.config import LOSS_ROLES, RunConfig, ValidationConfig
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
@@ -71,7 +71,7 @@ def build_losses(
     """The loss terms of the `loss` section for the roles this family takes; its own where nothing is chosen."""
     losses: dict[str, ElementLoss] = {}
     mistakes: list[Mistake] = []
-    for role in ("classification", "box"):
+    for role in LOSS_ROLES:
         chosen = getattr(config.loss, role)
         if chosen is not None and role not in spec.loss_roles:
             mistakes.append(Mistake(f"loss.{role}", "", f"{spec.name} takes no loss of this role", "remove the key"))
@@ -104,10 +104,13 @@ def build_detector(
     *,
     losses: Mapping[str, ElementLoss] | None = None,
     loss_weights: Mapping[str, float] | None = None,
+    quality_targets: bool = False,
     validation: ValidationConfig | None = None,
 ) -> Detector:
-    """A detector with random weights. validation: its thresholds become the detector's post-processing rule."""
-    detector = spec.build(settings, ModelContext(class_names, size, losses or {}, loss_weights or {}))
+    """A detector with random weights. losses, loss_weights, quality_targets: as in ModelContext, needed to train it.
+    validation: its thresholds become the detector's post-processing rule."""
+    context = ModelContext(class_names, size, losses or {}, loss_weights or {}, quality_targets)
+    detector = spec.build(settings, context)
     if validation is not None:
         detector.post_rule = dataclasses.replace(
             detector.post_rule,

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 API_VERSION = (0, 1)
 """Major and minor version of the plugin contract. A plugin states the one it was written for."""
 
+QUALITY_FLOOR = 1e-6
+"""Smallest target of a matched object for a loss that learns overlaps: 0 means that nothing is there."""
+
 LossRole = Literal["classification", "box", "distribution", "mask", "distillation"]
 
 
@@ -77,12 +80,14 @@ class WeightsFile:
 @dataclass(frozen=True, slots=True)
 class ModelContext:
     """What a model is built for. class_names in the order of class indices; size: network input (height, width)
-    in pixels; losses: built loss terms by role, as chosen in the `loss` section; loss_weights by term name."""
+    in pixels; losses: built loss terms by role, as chosen in the `loss` section; loss_weights by role.
+    quality_targets: the loss of class scores wants overlaps as targets (LossSpec.quality)."""
 
     class_names: tuple[str, ...]
     size: tuple[int, int]
     losses: Mapping[str, ElementLoss] = field(default_factory=dict)
     loss_weights: Mapping[str, float] = field(default_factory=dict)
+    quality_targets: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,6 +213,11 @@ class LossSpec(Spec):
 
     classification: (logits [N, C], targets [N, C] in 0..1) -> [N, C].
     box: (predicted [N, 4], target [N, 4], both xyxy in pixels) -> [N].
+    distribution: (logits [N, K] of the bins 0..K-1, target [N], a place between them, 0 <= target <= K - 1) -> [N].
+
+    quality: a classification loss whose target is, for the class of a matched object, the overlap (IoU) of the box
+    with it, and 0 elsewhere. A family gives such a loss overlaps of at least QUALITY_FLOOR: what is above 0 is matched.
+    Other losses get what the family's own recipe means, as a rule 1.
     """
 
     kind: ClassVar[str] = "loss"
@@ -215,6 +225,7 @@ class LossSpec(Spec):
 
     role: LossRole
     build: Callable[[Any], ElementLoss]
+    quality: bool = False
 
 
 @runtime_checkable

@@ -341,13 +341,21 @@ class AugmentationConfig(Settings):
     transforms: Annotated[Names, choice("augmentation", "transforms in the order they are applied")] = ("hflip",)
 
 
+LOSS_ROLES: tuple[Literal["classification", "box", "distribution"], ...] = ("classification", "box", "distribution")
+"""The roles that a loss can be chosen for. Each has its weight in `loss.<role>_weight`."""
+
+
 class LossConfig(Settings):
     """Loss terms of the families that let one choose; weights of their roles."""
 
     classification: Annotated[str | None, choice("loss", "loss of class scores; none: the family's own")] = None
     box: Annotated[str | None, choice("loss", "loss of boxes; none: the family's own")] = None
+    distribution: Annotated[
+        str | None, choice("loss", "loss of sides that are predicted as distributions; none: the family's own")
+    ] = None
     classification_weight: Annotated[NotNegative, Field(description="factor of the classification term")] = 1.0
     box_weight: Annotated[NotNegative, Field(description="factor of the box term")] = 5.0
+    distribution_weight: Annotated[NotNegative, Field(description="factor of the term of distributions")] = 1.5
 
 
 class ValidationConfig(Settings):

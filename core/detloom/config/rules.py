@@ -9,8 +9,8 @@ from detloom.config.layers import Origin
 from detloom.data.codes import CODES
 from detloom.errors import Mistake
 from detloom.host import PluginHost
-from detloom.specs import ExporterSpec, FormatSpec, LoggerSpec, LossSpec, ModelSpec
-from detloom_schemas.config import RunConfig
+from detloom.specs import ExporterSpec, FormatSpec, LoggerSpec, LossRole, LossSpec, ModelSpec
+from detloom_schemas.config import LOSS_ROLES, LossConfig, RunConfig
 
 
 def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origin]) -> list[Mistake]:
@@ -50,7 +50,8 @@ def _allowed_codes(host: PluginHost, config: RunConfig, origins: Mapping[str, Or
 
 
 def _losses(host: PluginHost, config: RunConfig, model: ModelSpec, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
-    for role in ("classification", "box"):
+    for role in LOSS_ROLES:
+        yield from _unused_weight(host, config, model, origins, role)
         name = getattr(config.loss, role)
         spec = host.find(LossSpec, name) if name is not None else None
         if spec is None:
@@ -64,6 +65,18 @@ def _losses(host: PluginHost, config: RunConfig, model: ModelSpec, origins: Mapp
             roles = ", ".join(model.loss_roles) or "none"
             message = f"{host.qualified(model)} takes no {role} loss; it takes: {roles}"
             yield Mistake(key, _place(origins, key), message, "write auto to keep the family's own")
+
+
+def _unused_weight(
+    host: PluginHost, config: RunConfig, model: ModelSpec, origins: Mapping[str, Origin], role: LossRole
+) -> Iterator[Mistake]:
+    """A weight that somebody changed for a model without such a term. A written default stands in every saved
+    configuration and harms nobody."""
+    key = f"loss.{role}_weight"
+    changed = getattr(config.loss, f"{role}_weight") != getattr(LossConfig(), f"{role}_weight")
+    if role not in model.loss_roles and changed and origins[key].by_user:
+        message = f"{host.qualified(model)} has no {role} loss whose weight this could be"
+        yield Mistake(key, _place(origins, key), message, "remove the key")
 
 
 def _resolution(config: RunConfig, model: ModelSpec, origins: Mapping[str, Origin]) -> Iterator[Mistake]:

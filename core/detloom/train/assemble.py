@@ -19,7 +19,7 @@ from detloom.train.checkpoint import read_checkpoint
 from detloom.train.optimizer import freeze_backbone
 from detloom.train.seeding import seed_torch
 from detloom.weights import fetch_weights, read_weights
-from detloom_schemas.config import TrainingConfig
+from detloom_schemas.config import LOSS_ROLES, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +83,8 @@ def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset, *,
             dataset.class_map.names,
             input_size(config.training.resolution, spec),
             losses=losses,
-            loss_weights={"classification": config.loss.classification_weight, "box": config.loss.box_weight},
+            loss_weights={role: getattr(config.loss, f"{role}_weight") for role in LOSS_ROLES},
+            quality_targets="classification" in chosen and chosen["classification"].quality,
             validation=config.validation,
         )
     # A resumed run takes its weights from its state: the file they once came from may be gone.
