@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "detloom.boxes": ("compute_iou",),
     "detloom.config": ("ResolvedConfig", "file_layer", "load_saved", "mapping_layer", "resolve"),
     "detloom.data.dataset": ("ClassMap", "Dataset", "ImageInfo", "Split"),
     "detloom.data.load": ("load_dataset",),
@@ -51,6 +52,7 @@ _HOMES = {
     "detloom.geometry": ("Detections", "InputRule", "PostRule"),
     "detloom.hookspecs": ("hookimpl",),
     "detloom.host": ("PluginHost", "PluginInfo", "discover"),
+    "detloom.losses": ("CIoULoss", "DFLoss", "FocalLoss", "MatchabilityLoss", "VarifocalLoss"),
     "detloom.model": ("TrainedModel", "load_model"),
     "detloom.prediction": ("Predictor", "Runtime", "open_predictor"),
     "detloom.run": ("train_run",),
@@ -83,6 +85,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from detloom.boxes import compute_iou as compute_iou
     from detloom.config import ResolvedConfig as ResolvedConfig
     from detloom.config import file_layer as file_layer
     from detloom.config import load_saved as load_saved
@@ -132,6 +135,11 @@ if TYPE_CHECKING:
     from detloom.host import PluginHost as PluginHost
     from detloom.host import PluginInfo as PluginInfo
     from detloom.host import discover as discover
+    from detloom.losses import CIoULoss as CIoULoss
+    from detloom.losses import DFLoss as DFLoss
+    from detloom.losses import FocalLoss as FocalLoss
+    from detloom.losses import MatchabilityLoss as MatchabilityLoss
+    from detloom.losses import VarifocalLoss as VarifocalLoss
     from detloom.model import TrainedModel as TrainedModel
     from detloom.model import load_model as load_model
     from detloom.prediction import Predictor as Predictor
@@ -165,12 +173,14 @@ if TYPE_CHECKING:
 __all__ = [
     "API_VERSION",
     "AugmentationSpec",
+    "CIoULoss",
     "CheckpointError",
     "CheckpointSaved",
     "ClassMap",
     "ClassRecord",
     "CommandSpec",
     "ConfigError",
+    "DFLoss",
     "DataError",
     "DataTree",
     "Dataset",
@@ -185,6 +195,7 @@ __all__ = [
     "ExporterSpec",
     "FetchContext",
     "Finding",
+    "FocalLoss",
     "FormatSpec",
     "ImageInfo",
     "ImageRecord",
@@ -194,6 +205,7 @@ __all__ = [
     "LoggerSpec",
     "LossSpec",
     "LossTerms",
+    "MatchabilityLoss",
     "ModelContext",
     "ModelSpec",
     "ObjectRecord",
@@ -227,10 +239,12 @@ __all__ = [
     "UnreachableError",
     "UsageError",
     "ValidationFinished",
+    "VarifocalLoss",
     "WeightsError",
     "WeightsFile",
     "__version__",
     "atomic_path",
+    "compute_iou",
     "deploy_graph",
     "discover",
     "file_layer",

@@ -139,7 +139,7 @@ def _aspect_angle(boxes: Tensor) -> Tensor:
     return torch.atan(_divided(width, height))
 
 
-def siou(predicted: Tensor, target: Tensor, shape_power: int = 4) -> Tensor:
+def siou(predicted: Tensor, target: Tensor, shape_power: float = 4.0) -> Tensor:
     """SIoU (Gevorgyan 2022, arXiv 2205.12740): overlap less half of what distance, direction and shape cost, row by
     row. Both [..., 4]. Returns [...], at most 1. shape_power: the paper's theta, 2..6.
 

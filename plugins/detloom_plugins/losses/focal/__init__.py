@@ -1,4 +1,4 @@
-"""Focal loss for class scores (Lin et al. 2017)."""
+"""Focal loss of class scores (Lin et al. 2017)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ def focal_settings() -> FocalSettings:
 
 
 def build(chosen: FocalSettings) -> ElementLoss:
-    from .loss import FocalLoss
+    """(logits [N, C], targets [N, C] in 0..1) -> [N, C]."""
+    from functools import partial
 
-    return FocalLoss(gamma=chosen.gamma, alpha=chosen.alpha, label_smoothing=chosen.label_smoothing)
+    from detloom.losses import focal_loss
+
+    return partial(focal_loss, gamma=chosen.gamma, alpha=chosen.alpha, label_smoothing=chosen.label_smoothing)
 
 
 @hookimpl

@@ -1,10 +1,11 @@
+# ruff: noqa: TID253
 """Settings of the focal loss."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field  # noqa: TID253 - imported only when somebody asks for the settings
+from pydantic import Field
 
 from detloom_schemas.base import Settings
 

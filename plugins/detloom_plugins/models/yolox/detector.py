@@ -47,7 +47,8 @@ class YoloxDetector(Detector):
             box=context.loss_weights.get("box", 5.0),
             objectness=settings.objectness_weight,
         )
-        self._loss = YoloxLoss(context.losses, weights, Rule(settings.candidate_topk, settings.center_radius))
+        rule = Rule(settings.candidate_topk, settings.center_radius)
+        self._loss = YoloxLoss(context.losses, weights, rule, context.quality_targets)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """The last epochs sharpen the boxes with an L1 term."""

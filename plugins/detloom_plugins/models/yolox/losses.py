@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from detloom.detector import ElementLoss, LossTerms, Outputs, Targets
 from detloom.errors import PluginError
+from detloom.specs import QUALITY_FLOOR
 
 from .assign import Assignment, Candidates, Predictions, Rule, assign, find_candidates
 from .grid import Grid
@@ -52,11 +53,13 @@ class _Matches:
 
 @dataclass(frozen=True, slots=True)
 class YoloxLoss:
-    """losses: by role; `classification` and `box` are needed to train and not to run."""
+    """losses: by role; `classification` and `box` are needed to train and not to run. quality_targets: the former
+    takes a match for one by its overlap being above 0."""
 
     losses: Mapping[str, ElementLoss]
     weights: TermWeights
     rule: Rule
+    quality_targets: bool = False
 
     def __call__(self, outputs: Outputs, targets: Targets, *, use_l1: bool) -> LossTerms:
         """Sums over the batch; the normaliser is the raw count of matched anchors (0 when there is no object)."""
@@ -93,7 +96,8 @@ class YoloxLoss:
         """Classes learn the overlap of their box, so that a score also says how good the box is."""
         wanted = torch.zeros_like(matches.logits)
         rows = matches.labels.clamp(min=0).unsqueeze(-1)
-        wanted = wanted.scatter(2, rows, matches.found.iou.unsqueeze(-1))
+        overlaps = matches.found.iou.clamp(min=QUALITY_FLOOR) if self.quality_targets else matches.found.iou
+        wanted = wanted.scatter(2, rows, overlaps.unsqueeze(-1))
         values = self._role("classification")(matches.logits.flatten(0, 1), wanted.flatten(0, 1))
         return torch.where(matches.found.matched.flatten().unsqueeze(1), values, 0.0).sum()
 

@@ -1,0 +1,31 @@
+"""Distance IoU loss of boxes (Zheng et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from detloom.hookspecs import hookimpl
+from detloom.specs import LossSpec
+
+if TYPE_CHECKING:
+    from detloom.detector import ElementLoss
+    from detloom_schemas.base import Settings
+
+detloom_api = (0, 1)
+
+
+def build(settings: Settings) -> ElementLoss:
+    """(predicted [N, 4], target [N, 4], both xyxy in pixels) -> [N]."""
+    from functools import partial
+
+    from detloom.losses import box_loss
+
+    return partial(box_loss, iou_type="diou")
+
+
+@hookimpl
+def detloom_losses() -> Iterable[LossSpec]:
+    return [
+        LossSpec(name="diou", summary="1 - DIoU of boxes: overlap and distance of centres", role="box", build=build)
+    ]
