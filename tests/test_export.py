@@ -347,7 +347,7 @@ class Shuffled:
         self.inner = inner
 
     def __call__(self, images):
-        boxes, scores = self.inner(images)
+        boxes, scores, _ = self.inner(images)
         return boxes[:, ::-1].copy(), scores[:, ::-1].copy()
 
 

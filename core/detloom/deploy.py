@@ -1,5 +1,5 @@
 # ruff: noqa: TID253
-"""A detector as it is deployed: pixels in, decoded boxes and scores out. What exporters write and runtimes run."""
+"""A detector as it is deployed: pixels in; boxes, scores and masks out. What exporters write and runtimes run."""
 
 from __future__ import annotations
 
@@ -12,26 +12,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detloom.detector import Detector
-from detloom.errors import UsageError
+from detloom.detector import NO_MASKS, Detector
+from detloom.errors import PluginError, UsageError
+from detloom.prediction import Raw
 
-INPUT, OUTPUTS = "images", ("boxes", "scores")
+INPUT, OUTPUTS, MASKS = "images", ("boxes", "scores"), "masks"
+
+
+def output_names(detector: Detector) -> tuple[str, ...]:
+    """Of its graph, in their order."""
+    return (*OUTPUTS, MASKS) if detector.masks else OUTPUTS
 
 
 class DeployGraph(nn.Module):
     """forward: uint8 RGB [batch, 3, H, W], letterboxed, to boxes float32 [batch, N, 4] xyxy in pixels of the input and
-    scores float32 [batch, N, C] in 0..1. Normalisation and decoding are inside; only suppression is left outside."""
+    scores float32 [batch, N, C] in 0..1; for a detector of masks also their logits float32 [batch, N, h, w] over the
+    whole input. Normalisation and decoding are inside; only suppression is left outside."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.detector(images)
         # Boxes reach hundreds of pixels, where 16 bits resolve half a pixel: decoding is always done in 32.
         outputs.logits, outputs.boxes = outputs.logits.float(), outputs.boxes.float()
         decoded = self.detector.decode(outputs)
-        return decoded.boxes.float(), decoded.scores.float()
+        boxes, scores = decoded.boxes.float(), decoded.scores.float()
+        if not self.detector.masks:
+            return boxes, scores
+        if decoded.masks is None:
+            raise PluginError(NO_MASKS[0], hint=NO_MASKS[1])
+        return boxes, scores, decoded.masks.float()
 
 
 def deploy_graph(detector: Detector, *, half: bool = False) -> DeployGraph:
@@ -87,7 +99,6 @@ class DetectorRuntime:
         self._device = torch_device(device)
         self._graph = DeployGraph(detector).eval().to(self._device)
 
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, images: NDArray[np.uint8]) -> Raw:
         with torch.inference_mode():
-            boxes, scores = self._graph(torch.from_numpy(images).to(self._device))
-        return boxes.cpu().numpy(), scores.cpu().numpy()
+            return Raw(*(tensor.cpu().numpy() for tensor in self._graph(torch.from_numpy(images).to(self._device))))

@@ -11,9 +11,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from detloom.geometry import Detections, InputRule, PostRule, finish
+from detloom.errors import PluginError
+from detloom.geometry import Detections, InputRule, MaskRows, PostRule, finish
 
 ElementLoss = Callable[[Tensor, Tensor], Tensor]
+
+NO_MASKS = ("the model says that it predicts masks, and decodes none", "`decode` must fill `Decoded.masks`")
 
 
 @dataclass(slots=True)
@@ -21,7 +24,8 @@ class Targets:
     """Truth of a batch, padded to the fullest image so that no host read is needed to use it.
 
     boxes: float32 [B, G, 4] xyxy in pixels of the network input, zeros where padded.
-    labels: int64 [B, G] class indices, -1 where padded. masks: uint8 [B, G, H, W] or None. G >= 1.
+    labels: int64 [B, G] class indices, -1 where padded. masks: uint8 [B, G, H, W] of 0 and 1 in the size of the
+    network input, zeros where padded; None for a detector of boxes. G >= 1.
     """
 
     boxes: Tensor
@@ -73,7 +77,11 @@ class LossTerms:
 
 @dataclass(slots=True)
 class Decoded:
-    """boxes: float32 [B, N, 4] xyxy in pixels of the network input; scores: float32 [B, N, C] in 0..1."""
+    """boxes: float32 [B, N, 4] xyxy in pixels of the network input; scores: float32 [B, N, C] in 0..1.
+
+    masks: logits [B, N, h, w] over the whole network input, at any resolution; inside above 0. None for a detector of
+    boxes.
+    """
 
     boxes: Tensor
     scores: Tensor
@@ -127,7 +135,12 @@ class TransferReport:
 
 
 class Detector(nn.Module, abc.ABC):
-    """Base of every detector. Images enter as uint8 RGB [B, 3, H, W], letterboxed by `input_rule`."""
+    """Base of every detector. Images enter as uint8 RGB [B, 3, H, W], letterboxed by `input_rule`.
+
+    masks: it predicts a mask for each box: its targets carry masks, and `decode` gives them. As its ModelSpec says.
+    """
+
+    masks: bool = False
 
     def __init__(self, class_names: Sequence[str], input_rule: InputRule, post_rule: PostRule) -> None:
         super().__init__()
@@ -160,7 +173,7 @@ class Detector(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def decode(self, outputs: Outputs) -> Decoded:
-        """Boxes in pixels and scores in 0..1: the end of an exported graph."""
+        """Boxes in pixels, scores in 0..1 and mask logits: the end of an exported graph."""
 
     @abc.abstractmethod
     def layer_groups(self) -> list[LayerGroup]:
@@ -196,4 +209,13 @@ class Detector(nn.Module, abc.ABC):
             sizes,
             self.input_rule,
             rule or self.post_rule,
+            masks=_mask_rows(decoded) if self.masks else None,
         )
+
+
+def _mask_rows(decoded: Decoded) -> MaskRows:
+    """Masks leave the device when they are chosen, not before. Raises PluginError when the family decodes none."""
+    masks = decoded.masks
+    if masks is None:
+        raise PluginError(NO_MASKS[0], hint=NO_MASKS[1])
+    return lambda image, rows: masks[image][torch.from_numpy(rows).to(masks.device)].float().cpu().numpy()

@@ -6,7 +6,7 @@ Both rules are stored with every checkpoint and export, so that whoever runs the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -136,27 +136,48 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
 
 
+MaskRows = Callable[[int, NDArray[np.int64]], NDArray[np.float32]]
+"""(number of the image in the batch, chosen rows [K]) to their mask logits [K, h, w] over the whole network input."""
+
+
 def finish(
     boxes: NDArray[np.float32],
     scores: NDArray[np.float32],
     sizes: Sequence[tuple[int, int]],
     input_rule: InputRule,
     rule: PostRule,
+    masks: MaskRows | None = None,
 ) -> list[Detections]:
     """From decoded arrays to detections in original pixels; shared by all runtimes.
 
     boxes: [B, N, 4] xyxy in pixels of the network input; scores: [B, N, C] in 0..1; sizes: original (height, width)
-    of each image.
+    of each image; masks: None for a detector of boxes. Only the masks of kept detections are asked for, image by
+    image. Raises DetloomError for mask logits that are not numbers.
     """
     found: list[Detections] = []
-    for image_boxes, image_scores, size in zip(boxes, scores, sizes, strict=True):
-        kept = postprocess(image_boxes, image_scores, rule)
-        found.append(Detections(input_rule.boxes_to_image(kept.boxes, size), kept.scores, kept.labels))
+    for number, (image_boxes, image_scores, size) in enumerate(zip(boxes, scores, sizes, strict=True)):
+        rows, kept = choose(image_boxes, image_scores, rule)
+        restored = input_rule.boxes_to_image(kept.boxes, size)
+        rles = None if masks is None else _rles(masks(number, rows), input_rule, size)
+        found.append(Detections(restored, kept.scores, kept.labels, rles))
     return found
 
 
+def _rles(logits: NDArray[np.float32], input_rule: InputRule, size: tuple[int, int]) -> tuple[Mapping[str, Any], ...]:
+    from detloom.mask_logits import masks_to_image  # detectors of boxes need none of its imports
+
+    return masks_to_image(logits, input_rule, size)
+
+
 def postprocess(boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: PostRule) -> Detections:
-    """One image. boxes: [N, 4] xyxy; scores: [N, C] in 0..1. Returns detections in the same pixels as `boxes`.
+    """One image. boxes: [N, 4] xyxy; scores: [N, C] in 0..1. Returns detections in the same pixels as `boxes`."""
+    return choose(boxes, scores, rule)[1]
+
+
+def choose(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: PostRule
+) -> tuple[NDArray[np.int64], Detections]:
+    """As `postprocess`; also the row of `boxes` that each detection comes from, int64 [K].
 
     Scores that are not numbers are no detections. Boxes that are not numbers stay: they suppress nothing, and whoever
     takes the detections sees that the model is broken.
@@ -170,7 +191,7 @@ def postprocess(boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: P
     labels = scores[keep].argmax(axis=1).astype(np.int64) if len(keep) else np.zeros(0, np.int64)
     chosen = nms(boxes[keep], labels, rule.nms_threshold, rule.max_detections)
     rows = keep[chosen]
-    return Detections(boxes[rows], best[rows], labels[chosen])
+    return rows, Detections(boxes[rows], best[rows], labels[chosen])
 
 
 def nms(
@@ -198,8 +219,11 @@ def nms(
     return np.array(kept, dtype=np.int64)
 
 
-def _best_pairs(boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: PostRule) -> Detections:
+def _best_pairs(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], rule: PostRule
+) -> tuple[NDArray[np.int64], Detections]:
     flat = scores.reshape(-1)
     pairs = np.flatnonzero(flat > rule.score_threshold)
     pairs = pairs[np.argsort(-flat[pairs], kind="stable")][: rule.max_detections]
-    return Detections(boxes[pairs // scores.shape[1]], flat[pairs], (pairs % scores.shape[1]).astype(np.int64))
+    rows = (pairs // scores.shape[1]).astype(np.int64)
+    return rows, Detections(boxes[rows], flat[pairs], (pairs % scores.shape[1]).astype(np.int64))

@@ -18,6 +18,8 @@ from detloom.geometry import InputRule, PostRule
 INPUT_MEANING = (
     "RGB, 0 to 255, prepared by resize and pad_value of input_rule; channels, scale, mean and std are inside the graph"
 )
+MASK_SHAPE = ("batch", "boxes", "mask height", "mask width")
+MASK_MEANING = "logits over the whole input, bilinear between them, inside above 0; one for each box"
 
 if TYPE_CHECKING:
     from detloom.model import TrainedModel
@@ -52,7 +54,9 @@ def describe_model(model: TrainedModel) -> ModelManifest:
             "outputs": (
                 _tensor("boxes", "float32", ("batch", "boxes", 4), "xyxy in pixels of the input, not yet suppressed"),
                 _tensor("scores", "float32", size, "0 to 1; columns in the order of classes"),
+                *([_tensor("masks", "float32", MASK_SHAPE, MASK_MEANING)] if model.detector.masks else []),
             ),
+            "masks": model.detector.masks,
             "input_rule": model.input_rule.to_dict(),
             "post_rule": model.post_rule.to_dict(),
             "data": dict(model.data),

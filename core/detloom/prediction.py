@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,19 @@ if TYPE_CHECKING:
     from detloom_schemas.manifest import ModelManifest
 
 
+class Raw(NamedTuple):
+    """What a network answers. boxes: float32 [B, N, 4] xyxy in pixels of the input; scores: float32 [B, N, C] in 0..1;
+    masks: float32 [B, N, h, w], logits over the whole input, None for a model of boxes."""
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    masks: NDArray[np.float32] | None = None
+
+
+Answer = tuple[NDArray[np.float32], NDArray[np.float32]] | tuple[NDArray[np.float32], NDArray[np.float32], Any]
+"""The fields of Raw; a runtime that knows no masks leaves them away."""
+
+
 class Runtime(Protocol):
     """A loaded model file."""
 
@@ -40,9 +53,9 @@ class Runtime(Protocol):
         holds none: the manifest beside the file is read then."""
         ...
 
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """images: RGB [B, 3, H, W], prepared by the input rule. Returns boxes float32 [B, N, 4] xyxy in pixels of the
-        input and scores float32 [B, N, C] in 0..1."""
+    def __call__(self, images: NDArray[np.uint8]) -> Answer:
+        """images: RGB [B, 3, H, W], prepared by the input rule. Returns boxes, scores and, for a model that predicts
+        them, masks, as in Raw."""
         ...
 
 
@@ -59,6 +72,11 @@ class Predictor:
     path: Path | None = None
     manifest: ModelManifest | None = None
 
+    @property
+    def masks(self) -> bool:
+        """Whether its detections have masks, by the manifest."""
+        return self.manifest is not None and self.manifest.masks
+
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """images: uint8 RGB [H, W, 3] of any sizes. Returns detections in pixels of each image, best first.
 
@@ -69,9 +87,7 @@ class Predictor:
         step = self.runtime.batch_limit or max(len(images), 1)
         for start in range(0, len(images), step):
             part = images[start : start + step]
-            boxes, scores = self.decode(part)
-            sizes = [(image.shape[0], image.shape[1]) for image in part]
-            found += finish(boxes, scores, sizes, self.input_rule, self.post_rule)
+            found += self._finish(self.decode(part), part)
         if not all(np.isfinite(one.boxes).all() for one in found):
             raise DetloomError(
                 f"{self.path or 'the model'} answers with boxes that are not numbers",
@@ -79,11 +95,23 @@ class Predictor:
             )
         return found
 
-    def decode(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Boxes [B, N, 4] in pixels of the network input and scores [B, N, C], as the runtime gives them; at most
-        `batch_limit` images."""
+    def _finish(self, raw: Raw, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        masks = raw.masks
+        rows = None if masks is None else lambda image, kept: masks[image][kept]
+        return finish(raw.boxes, raw.scores, sizes, self.input_rule, self.post_rule, masks=rows)
+
+    def decode(self, images: Sequence[NDArray[np.uint8]]) -> Raw:
+        """What the runtime gives for at most `batch_limit` images. Raises WeightsError when masks are missing."""
         prepared = np.stack([self.input_rule.prepare(image) for image in images])
-        return self.runtime(np.ascontiguousarray(prepared.transpose(0, 3, 1, 2)))
+        raw = Raw(*self.runtime(np.ascontiguousarray(prepared.transpose(0, 3, 1, 2))))
+        if self.masks and raw.masks is None:
+            raise WeightsError(
+                f"{self.path or 'the model'} predicts masks by its manifest, and {self.runtime_name or 'its runtime'} "
+                "gives none",
+                hint="use another runtime, or a newer version of it",
+            )
+        return raw
 
     def with_rule(
         self, score: float | None = None, nms: float | None = None, max_detections: int | None = None

@@ -80,7 +80,8 @@ class CheckpointEntry(Record):
 class ModelManifest(Record):
     """What a model is, what goes in and what comes out. exporter: empty for a checkpoint.
 
-    simplified: constants folded and dead nodes removed; half: 16-bit weights and arithmetic.
+    masks: a third output gives a mask for each box. simplified: constants folded and dead nodes removed; half: 16-bit
+    weights and arithmetic.
     """
 
     format: Literal[1] = 1
@@ -90,6 +91,7 @@ class ModelManifest(Record):
     classes: Annotated[tuple[ClassEntry, ...], Field(min_length=1)]
     input: TensorEntry
     outputs: tuple[TensorEntry, ...]
+    masks: bool = False
     input_rule: InputRuleEntry
     post_rule: PostRuleEntry
     data: DataEntry
@@ -104,14 +106,16 @@ class ModelManifest(Record):
 class ParityCase(Record):
     """One batch of images through the checkpoint and through the file.
 
-    max_box_px, max_score: largest absolute differences among the 100 boxes of each image that the checkpoint is surest
-    of; None when they cannot be compared (other shapes, or not numbers). agreement: share of the detections of either
-    that the other has too: same class, IoU at least 0.9, scores within 0.01.
+    max_box_px, max_score, max_mask: largest absolute differences among the 100 boxes of each image that the checkpoint
+    is surest of, of masks between the probabilities of a pixel of the network's own resolution; None when they cannot
+    be compared (other shapes, or not numbers), and max_mask for a model of boxes. agreement: share of the detections of
+    either that the other has too: same class, IoU of boxes and of masks at least 0.9, scores within 0.01.
     """
 
     images: tuple[str, ...]
     max_box_px: float | None
     max_score: float | None
+    max_mask: float | None = None
     agreement: float
     detections: int
 
@@ -119,9 +123,10 @@ class ParityCase(Record):
 class GateEntry(Record):
     """The file, run by its own runtime and its own rules, against its checkpoint.
 
-    AP in 0..1 on `images` images of `split`, by one evaluator; None when there were no annotated images.
-    max_box_px, max_score: over all parity cases; parity_limits: what they may be, None where they are recorded and not
-    judged. reasons: why the file was refused.
+    AP in 0..1 on `images` images of `split`, by one evaluator; None when there were no annotated images. The numbers of
+    masks, `segm_...`, are None for a model of boxes and where the data have no masks; the metrics hold them too, under
+    the same names. max_box_px, max_score, max_mask: over all parity cases; parity_limits: what they may be, None where
+    they are recorded and not judged. reasons: why the file was refused.
     """
 
     passed: bool
@@ -132,10 +137,14 @@ class GateEntry(Record):
     checkpoint_ap: float | None = None
     exported_ap: float | None = None
     difference: float | None = None
+    checkpoint_segm_ap: float | None = None
+    exported_segm_ap: float | None = None
+    segm_difference: float | None = None
     checkpoint_metrics: Mapping[str, float] = {}
     exported_metrics: Mapping[str, float] = {}
     max_box_px: float | None
     max_score: float | None
+    max_mask: float | None = None
     parity_limits: Mapping[str, float] | None
     batch_sizes: tuple[int, ...]
     parity: tuple[ParityCase, ...]

@@ -35,6 +35,12 @@ def to_rle(segmentation: Any, height: int, width: int) -> RLE:
     raise BadSegmentationError(f"expected polygons or RLE, found {type(segmentation).__name__}")
 
 
+def box_rle(box: NDArray[Any], height: int, width: int) -> RLE:
+    """A filled box, xyxy in pixels, inside a picture of that size."""
+    left, top, right, bottom = (float(side) for side in box)
+    return _from_polygons([[left, top, right, top, right, bottom, left, bottom]], height, width)
+
+
 def rle_area(rle: RLE) -> float:
     """Pixels."""
     return float(coco_mask.area(_as_bytes(rle)))
@@ -60,6 +66,31 @@ def decode_rle(rle: RLE) -> NDArray[np.uint8]:
 def encode_mask(mask: NDArray[Any]) -> RLE:
     """mask: [H, W], true or non-zero inside."""
     return _as_text(coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8)))
+
+
+def encode_part(inside: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> RLE:
+    """A mask that is empty but for one rectangle: what `encode_mask` gives for the whole, in the rectangle's time.
+
+    inside: [h, w], at `corner` (y, x) of a picture of `size` (height, width).
+    """
+    height, width = size
+    # Runs go down the columns; an empty pixel above and below each column bounds them.
+    bounded = np.zeros((inside.shape[1], inside.shape[0] + 2), dtype=np.bool_)
+    bounded[:, 1:-1] = inside.T
+    column, row = np.divmod(np.flatnonzero(bounded[:, 1:] != bounded[:, :-1]), inside.shape[0] + 1)
+    places = (column + corner[1]) * height + row + corner[0]
+    # A run to the bottom and one from the top of the next column are one run.
+    joined = np.flatnonzero(places[1:-1:2] == places[2::2]) * 2 + 1
+    places = np.delete(places, np.concatenate([joined, joined + 1]))
+    runs = np.diff(places, prepend=0, append=height * width)
+    if len(runs) > 1 and runs[-1] == 0:
+        runs = runs[:-1]
+    return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))
+
+
+def scale_rle(rle: RLE, size: tuple[int, int]) -> RLE:
+    """The mask of the same picture scaled to `size` (height, width)."""
+    return rle if tuple(rle["size"]) == size else encode_mask(resize_masks([rle], *size)[0])
 
 
 def turn_rle(rle: RLE, orientation: int) -> RLE:

@@ -55,6 +55,23 @@ def evaluate_detections(
     return _conclude(truth, found, class_map, curves, max_detections)
 
 
+def evaluate_with_masks(
+    split: Split,
+    class_map: ClassMap,
+    detections: Sequence[Detections],
+    *,
+    masks: bool,
+    max_detections: int = 100,
+) -> Evaluation:
+    """Boxes and, with `masks`, the masks of the same detections in `Evaluation.segm`. Raises like
+    `evaluate_detections`."""
+    boxes = evaluate_detections(split, class_map, detections, max_detections=max_detections)
+    if not masks:
+        return boxes
+    found = evaluate_detections(split, class_map, detections, masks=True, max_detections=max_detections)
+    return replace(boxes, segm=found)
+
+
 def referee(
     split: Split,
     class_map: ClassMap,

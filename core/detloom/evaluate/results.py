@@ -10,6 +10,8 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 """The 12 COCO numbers in COCO's order."""
 
 IouType = Literal["bbox", "segm"]
+SEGM = "segm_"
+"""Before the names of numbers that are measured on masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Evaluation:
     0 would be a verdict about objects that do not exist. Without truth at all the other numbers are 0.
 
     AR100 (and AP) stand for `max_detections`, which COCO sets to 100, counted as COCO does: an image and class.
-    threshold: the one score with the best F1 over all classes; precision, recall, f1: there.
+    threshold: the one score with the best F1 over all classes; precision, recall, f1: there. segm: the same
+    detections judged by their masks, for a model that predicts them and data that have them.
     """
 
     iou_type: IouType
@@ -55,12 +58,21 @@ class Evaluation:
     precision: float
     recall: float
     f1: float
+    segm: Evaluation | None = None
+
+    def all_metrics(self) -> dict[str, float]:
+        """The numbers of boxes, and those of masks as `segm_AP`, `segm_AP50`, ..."""
+        masks = {} if self.segm is None else {f"{SEGM}{name}": value for name, value in self.segm.metrics.items()}
+        return {**self.metrics, **masks}
 
     def scalars(self, prefix: str, *, per_class: bool = True) -> dict[str, float]:
-        """`val` gives `val/AP`, ..., `val/AP/<class>`: the form in which loggers take numbers."""
-        values = {f"{prefix}/{name}": value for name, value in self.metrics.items()}
+        """`val` gives `val/AP`, ..., `val/AP/<class>`, and for masks `val/segm_AP`, ..., `val/segm_AP/<class>`: the
+        form in which loggers take numbers."""
+        values = {f"{prefix}/{name}": value for name, value in self.all_metrics().items()}
         if per_class:
-            values.update({f"{prefix}/AP/{c.name}": c.AP for c in self.per_class if c.AP is not None})
+            for kind, one in (("AP", self), (f"{SEGM}AP", self.segm)):
+                classes = () if one is None else one.per_class
+                values.update({f"{prefix}/{kind}/{c.name}": c.AP for c in classes if c.AP is not None})
         return values
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +80,10 @@ class Evaluation:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The 12 numbers for people, in COCO's order."""
-        shown = (f"{name} {self.metrics[name]:.3f}" if name in self.metrics else f"{name} -" for name in METRICS)
-        return [f"{self.images} images, {self.truths} objects, {self.detections} detections", "  ".join(shown)]
+        """The 12 numbers for people, in COCO's order; those of masks in a line of their own."""
+        numbers = [_shown(one.metrics) for one in (self, self.segm) if one is not None]
+        return [f"{self.images} images, {self.truths} objects, {self.detections} detections", *numbers]
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {metrics[name]:.3f}" if name in metrics else f"{name} -" for name in METRICS)

@@ -104,7 +104,8 @@ def _reference(model: TrainedModel) -> Predictor:
     from detloom.deploy import DetectorRuntime
 
     runtime = DetectorRuntime(copy.deepcopy(model.detector))
-    return Predictor(runtime, model.input_rule, model.post_rule, model.class_map, path=model.path)
+    rules = (model.input_rule, model.post_rule, model.class_map)
+    return Predictor(runtime, *rules, path=model.path, manifest=describe_model(model))
 
 
 @contextlib.contextmanager
@@ -152,9 +153,10 @@ def _lines(path: Path, size: int, gate: GateEntry) -> list[str]:
     batches = ", ".join(map(str, gate.batch_sizes))
     box = "incomparable" if gate.max_box_px is None else f"{gate.max_box_px:.2g} px"
     score = "incomparable" if gate.max_score is None else f"{gate.max_score:.2g}"
+    mask = "" if gate.max_mask is None else f", masks within {gate.max_mask:.2g}"
     lines = [
         f"{path} ({size / 1e6:.2f} MB)",
-        f"parity with the checkpoint: boxes within {box}, scores within {score} (batches of {batches})",
+        f"parity with the checkpoint: boxes within {box}, scores within {score}{mask} (batches of {batches})",
     ]
     if gate.checkpoint_ap is None or gate.exported_ap is None or gate.difference is None:
         lines.append("AP was not measured: no annotated images were given")
@@ -162,5 +164,10 @@ def _lines(path: Path, size: int, gate: GateEntry) -> list[str]:
         lines.append(
             f"AP on {gate.images} images of {gate.split}: checkpoint {gate.checkpoint_ap:.4f}, file "
             f"{gate.exported_ap:.4f}, difference {gate.difference:+.4f} (at most {gate.tolerance:g})"
+        )
+    if gate.checkpoint_segm_ap is not None and gate.segm_difference is not None:
+        lines.append(
+            f"AP of masks: checkpoint {gate.checkpoint_segm_ap:.4f}, file {gate.exported_segm_ap:.4f}, difference "
+            f"{gate.segm_difference:+.4f}"
         )
     return lines

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from detloom.deploy import INPUT, OUTPUTS, DeployGraph, deploy_graph, sample_input
+from detloom.deploy import INPUT, DeployGraph, deploy_graph, output_names, sample_input
 from detloom.errors import ExportError, PluginError
 from detloom.files import atomic_path
 
@@ -59,7 +59,8 @@ class OnnxExporter:
 
         batch = TRACE_BATCH if self.settings.dynamic_batch else 1
         images = sample_input(size, batch)
-        free = {name: {0: "batch"} for name in (INPUT, *OUTPUTS)} if self.settings.dynamic_batch else None
+        names = output_names(graph.detector)
+        free = {name: {0: "batch"} for name in (INPUT, *names)} if self.settings.dynamic_batch else None
         try:
             with _quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "traced.onnx"
@@ -71,7 +72,7 @@ class OnnxExporter:
                     dynamo=False,
                     opset_version=self.settings.opset,
                     input_names=[INPUT],
-                    output_names=list(OUTPUTS),
+                    output_names=list(names),
                     dynamic_axes=free,
                 )
                 model = onnx.load(file)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detloom.errors import PluginError, UsageError, WeightsError
+from detloom.prediction import Raw
 from detloom_schemas.manifest import EMBEDDED_KEY
 
 try:
@@ -25,7 +26,7 @@ except ImportError as error:
 
 
 class OnnxRuntime:
-    """Boxes and scores of an exported ONNX file; see detloom.prediction.Runtime."""
+    """Boxes, scores and masks of an exported ONNX file; see detloom.prediction.Runtime."""
 
     def __init__(self, path: Path, device: str) -> None:
         """Raises WeightsError for a file that is no ONNX graph, UsageError for a device that is not there."""
@@ -38,17 +39,18 @@ class OnnxRuntime:
             ) from error
         self.manifest = _manifest(self._session, path)
         self._input, self._fixed = _layout(self._session, path)
+        given = {output.name for output in self._session.get_outputs()}
+        self._outputs = [name for name in Raw._fields if name in given]
 
     @property
     def batch_limit(self) -> int | None:
         return self._fixed
 
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, images: NDArray[np.uint8]) -> Raw:
         count = len(images)
         if self._fixed is not None and count < self._fixed:
             images = np.concatenate([images, np.repeat(images[-1:], self._fixed - count, axis=0)])
-        boxes, scores = self._session.run(["boxes", "scores"], {self._input: images})
-        return boxes[:count], scores[:count]
+        return Raw(*(output[:count] for output in self._session.run(self._outputs, {self._input: images})))
 
 
 def _options() -> Any:

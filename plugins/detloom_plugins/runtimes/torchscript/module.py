@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from detloom.deploy import torch_device
 from detloom.errors import WeightsError
+from detloom.prediction import Raw
 from detloom_schemas.manifest import EMBEDDED_KEY
 
 
 class TorchScriptRuntime:
-    """Boxes and scores of an exported TorchScript file; see detloom.prediction.Runtime."""
+    """Boxes, scores and masks of an exported TorchScript file; see detloom.prediction.Runtime."""
 
     batch_limit: int | None = None
 
@@ -44,7 +45,6 @@ class TorchScriptRuntime:
         except ValueError as error:
             raise WeightsError(f"the manifest inside {path} is no JSON: {error}", hint="export again") from error
 
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, images: NDArray[np.uint8]) -> Raw:
         with torch.inference_mode():
-            boxes, scores = self._module(torch.from_numpy(images).to(self._device))
-        return boxes.cpu().numpy(), scores.cpu().numpy()
+            return Raw(*(tensor.cpu().numpy() for tensor in self._module(torch.from_numpy(images).to(self._device))))

@@ -1,0 +1,78 @@
+# ruff: noqa: TID253
+"""From mask logits at a network's own resolution to COCO RLE in pixels of the original image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detloom.data.masks import RLE, encode_part
+from detloom.errors import DetloomError
+from detloom.geometry import InputRule
+
+LARGEST = 1e4
+"""Logits are limited to it: an infinite one between two pixels would make what is not a number."""
+
+
+def masks_to_image(logits: NDArray[np.float32], rule: InputRule, original: tuple[int, int]) -> tuple[RLE, ...]:
+    """logits: float [K, h, w] over the whole network input; a pixel is inside above 0. original: (height, width).
+
+    Bilinear between the centres of pixels, as torch's `interpolate` with align_corners=False; the filling of a
+    letterbox is cut away. Only the surroundings of positive logits are computed: elsewhere nothing can be inside.
+    Raises DetloomError for logits that are not numbers.
+    """
+    if np.isnan(logits).any():
+        raise DetloomError(
+            "the model answers with masks that are not numbers",
+            hint="its weights have diverged (lower training.lr), or 16 bits are too few for it",
+        )
+    height, width = rule.content_size(original)
+    rows = _axis(original[0], logits.shape[1], height / rule.size[0])
+    columns = _axis(original[1], logits.shape[2], width / rule.size[1])
+    return tuple(_encode(mask, rows, columns) for mask in np.clip(logits, -LARGEST, LARGEST))
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Where the pixels of the original lie between those of the logits. low, high: int64 [n], the neighbours; share:
+    float32 [n], of the higher one; at: float64 [n], ascending."""
+
+    at: NDArray[np.float64]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    share: NDArray[np.float32]
+
+    def near(self, positive: NDArray[np.bool_]) -> slice:
+        """Pixels with a positive neighbour, as one range. positive: bool [size of the logits], at least one true."""
+        there = np.flatnonzero(positive)
+        return slice(
+            int(np.searchsorted(self.at, there[0] - 1, side="right")),
+            int(np.searchsorted(self.at, there[-1] + 1, side="left")),
+        )
+
+
+def _axis(pixels: int, cells: int, filled: float) -> _Axis:
+    """filled: share of the logits that the picture takes."""
+    at = np.clip((np.arange(pixels) + 0.5) * (filled * cells / pixels) - 0.5, 0, cells - 1)
+    low = np.floor(at).astype(np.int64)
+    return _Axis(at, low, np.minimum(low + 1, cells - 1), (at - low).astype(np.float32))
+
+
+def _encode(mask: NDArray[np.float32], rows: _Axis, columns: _Axis) -> RLE:
+    """mask: [h, w] logits."""
+    size = (len(rows.at), len(columns.at))
+    positive = mask > 0
+    if not positive.any():
+        return encode_part(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
+    down, across = rows.near(positive.any(axis=1)), columns.near(positive.any(axis=0))
+    # Columns first and as rows in memory: runs are counted down the columns.
+    turned = mask.T
+    share = columns.share[across, None]
+    wide = turned[columns.low[across]] * (1 - share) + turned[columns.high[across]] * share
+    low, high = wide[:, rows.low[down]], wide[:, rows.high[down]]
+    high -= low
+    high *= rows.share[down]
+    high += low
+    return encode_part((high > 0).T, (down.start, across.start), size)
