@@ -1,0 +1,100 @@
+# ruff: noqa: TID253
+"""The RT-DETR line (RT-DETR, RT-DETRv2, D-FINE, DEIMv2): encoder, choice of queries, decoder.
+
+The library's own forward makes its denoising queries by reading the targets on the host and keeps its anchors in the
+precision of the features (16 bits cannot tell neighbouring cells apart). This walks over the same modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .denoising import NoisyQueries, attention_mask
+
+GRID_SIZE = 0.05
+"""Side of the anchors of the finest level, as a fraction of the image; doubled from level to level."""
+
+
+@dataclass(slots=True)
+class TwoStage:
+    """decoder: the library's decoder output, whose queries are the noisy ones (if any) and then the chosen ones.
+    logits: [B, Q, C] and boxes: [B, Q, 4] cxcywh in 0..1 of the encoder, for the chosen queries. memory: flattened
+    features [B, N, E]; references: where the decoder began, before the sigmoid."""
+
+    decoder: Any
+    logits: Tensor
+    boxes: Tensor
+    memory: Tensor
+    references: Tensor
+
+
+def two_stage(model: Any, features: Sequence[Tensor], noisy: NoisyQueries | None) -> TwoStage:
+    """model: the library's `RTDetrModel` or one of the same build; features: maps of its backbone, fine to coarse."""
+    maps = [layer(feature) for layer, feature in zip(model.encoder_input_proj, features, strict=False)]
+    encoded = list(model.encoder(maps).last_hidden_state)
+    sources = decoder_sources(model, encoded)
+    shapes = [(int(source.shape[-2]), int(source.shape[-1])) for source in sources]
+    memory = torch.cat([source.flatten(2).transpose(1, 2) for source in sources], 1)
+    chosen = choose_queries(model, memory, shapes)
+    content, references, mask = chosen.content, chosen.references, None
+    if noisy is not None:
+        content = torch.cat((noisy.content.to(content), content), 1)
+        references = torch.cat((noisy.reference.to(references), references), 1)
+        mask = attention_mask(noisy, chosen.content.shape[1])
+    levels = torch.tensor(shapes, device=memory.device)
+    decoder = model.decoder(
+        inputs_embeds=content,
+        encoder_hidden_states=memory,
+        encoder_attention_mask=mask,
+        reference_points=references.detach(),
+        spatial_shapes=levels,
+        spatial_shapes_list=shapes,
+        level_start_index=None,
+    )
+    return TwoStage(decoder, chosen.logits, chosen.references.sigmoid(), memory, references)
+
+
+def decoder_sources(model: Any, encoded: Sequence[Tensor]) -> list[Tensor]:
+    """Feature maps as the decoder takes them; levels beyond the encoder's are made from its coarsest one."""
+    projections = list(model.decoder_input_proj)
+    sources = [layer(feature) for layer, feature in zip(projections, encoded, strict=False)]
+    sources += [layer(encoded[-1]) for layer in projections[len(encoded) : model.config.num_feature_levels]]
+    return sources
+
+
+@dataclass(slots=True)
+class Chosen:
+    """content: [B, Q, E], without gradient; references: [B, Q, 4] before the sigmoid; logits: [B, Q, C]."""
+
+    content: Tensor
+    references: Tensor
+    logits: Tensor
+
+
+def choose_queries(model: Any, memory: Tensor, shapes: Sequence[tuple[int, int]]) -> Chosen:
+    """The places of the feature maps with the best class scores (Zhao et al. 2024, section 4.2).
+
+    memory: [B, N, E]. A picture with fewer places than queries gives as many queries as it has places.
+    """
+    dtype = _weight_dtype(model.enc_score_head)
+    anchors, inside = model.generate_anchors(tuple(shapes), grid_size=GRID_SIZE, device=memory.device, dtype=dtype)
+    output = model.enc_output(inside.to(memory.dtype) * memory)
+    logits = model.enc_score_head(output)
+    references = model.enc_bbox_head(output).to(dtype) + anchors
+    count = min(model.config.num_queries, sum(height * width for height, width in shapes))
+    best = logits.max(-1).values.topk(count, dim=1).indices.unsqueeze(-1)
+
+    def take(values: Tensor) -> Tensor:
+        return values.gather(1, best.expand(-1, -1, values.shape[-1]))
+
+    return Chosen(take(output).detach(), take(references), take(logits))
+
+
+def _weight_dtype(layer: nn.Module) -> torch.dtype:
+    """What boxes are computed in: 32 bits under autocast, 16 only in a network that was halved."""
+    return next(layer.parameters()).dtype

@@ -1,0 +1,71 @@
+"""RT-DETR (Zhao et al. 2024, arXiv 2304.08069): four transformers for real time, from 20 to 77 million parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from detloom.hookspecs import hookimpl
+from detloom.specs import ModelContext, ModelSpec, WeightsFile
+from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+
+from .recipe import recipe
+from .variants import VARIANTS, Variant
+
+if TYPE_CHECKING:
+    from .detector import RtDetrDetector
+    from .settings import RtDetrSettings
+
+detloom_api = (0, 1)
+
+HUB = "https://huggingface.co/PekingU"
+
+
+def family_settings() -> RtDetrSettings:
+    from .settings import RtDetrSettings
+
+    return RtDetrSettings()
+
+
+def build(variant: Variant, chosen: RtDetrSettings, context: ModelContext) -> RtDetrDetector:
+    from .detector import RtDetrDetector
+
+    return RtDetrDetector(variant, chosen, context)
+
+
+def weights_file(repository: str) -> WeightsFile:
+    # The hub gives no checksum in a stable place: the file is read whole before it is kept, and its hash recorded.
+    return WeightsFile(
+        name=f"{repository}.safetensors",
+        url=f"{HUB}/{repository}/resolve/main/model.safetensors",
+        licence="Apache-2.0",
+        class_names=COCO_NAMES,
+    )
+
+
+def _weights(variant: Variant) -> tuple[WeightsFile, ...]:
+    """COCO weights first, then those that saw Objects365 before, where they are published."""
+    names = [f"rtdetr_{variant.name}vd"]
+    if variant.name != "r34":
+        names.append(f"rtdetr_{variant.name}vd_coco_o365")
+    return tuple(weights_file(name) for name in names)
+
+
+@hookimpl
+def detloom_models() -> Iterable[ModelSpec]:
+    return [
+        ModelSpec(
+            name=f"rt_detr-{variant.name}",
+            summary=f"RT-DETR {variant.name}, {variant.parameters} parameters, 640 px",
+            family="rt_detr",
+            licence="Apache-2.0",
+            settings=family_settings,
+            build=partial(build, variant),
+            recipe=recipe(),
+            weights=_weights(variant),
+            loss_roles={"classification": "varifocal", "box": "giou"},
+            size_divisor=32,
+        )
+        for variant in VARIANTS
+    ]
