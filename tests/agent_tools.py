@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from clearml_tools import NOWHERE, TESTS, WEB_URL, ClearMLServer
+from clearml_tools import NOWHERE, WEB_URL, ClearMLServer
+from double_tools import TESTS
 from wheel_tools import make_wheel, needed_by
 
 QUEUE = "agents"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import json
 import shutil
 import subprocess
-import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,15 +15,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent
+from double_tools import started, steer, stopped
+
 WEB_URL = "http://clearml.test"  # only ever printed: nothing asks the web interface
 NOWHERE = "http://127.0.0.1:9"  # a port where nobody listens
 CONTROL_HEADER = "X-Double-Control"
 ENDED = ("completed", "failed", "stopped", "published", "closed")
-
-
-class ServerRefused(Exception):
-    """The double refused what a test asked of it; the message is the server's."""
 
 
 @dataclass
@@ -39,21 +33,12 @@ class DoubleProcess:
 
     @classmethod
     def start(cls, files_dir: Path) -> DoubleProcess:
-        command = [sys.executable, "-m", "doubles.clearml_server", "--files-dir", str(files_dir)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, f"the double of the ClearML server did not start (exit status {process.wait(10)})"
-        return cls(process, json.loads(line), files_dir)
+        process, addresses = started("clearml_server", "--files-dir", str(files_dir))
+        return cls(process, addresses, files_dir)
 
     def stop(self) -> None:
         """From now on connections are refused."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait(10)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream:
-                stream.close()
+        stopped(self.process)
 
 
 @dataclass
@@ -234,15 +219,7 @@ class ClearMLServer:
             "Content-Type": "application/json",
             CONTROL_HEADER: "1",
         }
-        content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.api_url}/{path}", data=content, headers=headers)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=30) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                raise ServerRefused(f"{path}: {refusal.code} {refusal.read().decode()}") from None
+        return steer(self.api_url, path, body, headers)
 
 
 @pytest.fixture(scope="session")

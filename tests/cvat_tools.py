@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +15,8 @@ from detloom.data.records import DataTree
 from detloom.specs import FetchContext
 from detloom_integrations.cvat.source import CVATSource
 from detloom_schemas.config import CVATDataSource
+from double_tools import started, steer, stopped
 
-TESTS = Path(__file__).resolve().parent
 USER, PASSWORD = "admin", "adminpass123"
 ACCESS_TOKEN, TOKEN = "pat-admin-0123456789", "legacytoken9876543210"
 VARIABLES = ("CVAT_URL", "CVAT_USERNAME", "CVAT_PASSWORD", "CVAT_TOKEN", "CVAT_ACCESS_TOKEN", "CVAT_ORGANIZATION")
@@ -35,21 +31,12 @@ class CVATServer:
 
     @classmethod
     def start(cls) -> CVATServer:
-        command = [sys.executable, "-m", "doubles.cvat_server"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, f"the double of the CVAT server did not start (exit status {process.wait(10)})"
-        return cls(process, json.loads(line)["url"])
+        process, addresses = started("cvat_server")
+        return cls(process, addresses["url"])
 
     def stop(self) -> None:
         """From now on connections are refused."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait(10)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream:
-                stream.close()
+        stopped(self.process)
 
     def environ(self, **more: str) -> dict[str, str]:
         """What a process needs, beside its usual environment, to log in here with a password."""
@@ -87,15 +74,7 @@ class CVATServer:
         return found
 
     def _send(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", data=content)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=30) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                raise AssertionError(f"{path}: {refusal.code} {refusal.read().decode()}") from None
+        return steer(self.url, path, body, {})
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from PIL import Image
 from detloom.config import ResolvedConfig, mapping_layer, resolve
 from detloom.data.dataset import Dataset
 from detloom.data.load import CheckReport, check, load_dataset
+from detloom.data.records import Finding
 from detloom.host import PluginHost, discover
 
 WIDTH, HEIGHT = 64, 48
@@ -93,3 +94,10 @@ def config(plugins: PluginHost, root: Path, **data: Any) -> ResolvedConfig:
 def codes(report: CheckReport) -> dict[str, int]:
     """Finding code to count, without information."""
     return {finding.code: finding.count for finding in report.findings if finding.severity != "info"}
+
+
+def first(report: CheckReport, code: str) -> Finding:
+    """The first finding with this code; there must be one."""
+    found = [finding for finding in report.findings if finding.code == code]
+    assert found, report.findings
+    return found[0]

@@ -403,6 +403,13 @@ def objects(found: Records) -> list[ObjectRecord]:
     return [thing for item in found if isinstance(item, ImageRecord) for thing in item.objects]
 
 
+def assert_val_is_read_as_not_split(found: Records) -> None:
+    """Of the small data set, when its `val` has another name; and that is said."""
+    assert [code for code, _ in findings(found)] == ["unknown-split"]
+    read_as = {name: image.split for name, image in images(found).items()}
+    assert read_as == {shot.name: {"train": "train", "val": "all"}[shot.split] for shot in SHOTS}
+
+
 def boxes(dataset: Dataset) -> dict[str, list[tuple[str, Box]]]:
     """File name to class names and boxes, rounded to a thousandth."""
     table: dict[str, list[tuple[str, Box]]] = {}

@@ -16,7 +16,8 @@ import pytest
 import requests
 
 from agent_tools import ClearMLAgent, GitRepository
-from clearml_tools import ClearMLServer, DoubleProcess, ServerRefused
+from clearml_tools import ClearMLServer, DoubleProcess
+from double_tools import ServerRefused
 
 INIT = """
 from clearml import Logger, OutputModel, Task

@@ -75,12 +75,14 @@ def test_a_fault_that_passes_is_not_noticed(
 def test_a_slow_server_is_waited_for(filled: CVATServer, tmp_path: Path, downloader: str) -> None:
     filled.fault("slow", 0.1)
     arrived(filled, tmp_path, downloader=downloader)
+    assert filled.hits("slow") >= 5, "about, task, export, request and download"
 
 
 @pytest.mark.parametrize("downloader", BOTH)
 def test_a_download_that_comes_in_drops_is_waited_for(filled: CVATServer, tmp_path: Path, downloader: str) -> None:
     filled.fault("trickle", 0.05)
     arrived(filled, tmp_path, downloader=downloader, timeout=0.5)
+    assert filled.hits("trickle") == 1, "and it was begun once"
 
 
 @pytest.mark.parametrize("downloader", BOTH)
@@ -89,12 +91,14 @@ def test_a_download_that_stalls_is_begun_again(filled: CVATServer, tmp_path: Pat
     begun = time.monotonic()
     arrived(filled, tmp_path, downloader=downloader, timeout=0.5)
     assert time.monotonic() - begun < 30
+    assert filled.hits("stall") == 1
 
 
 @pytest.mark.parametrize("downloader", BOTH)
 def test_an_expired_result_is_exported_again_once(filled: CVATServer, tmp_path: Path, downloader: str) -> None:
     filled.fault("expired", times=1)
     arrived(filled, tmp_path, downloader=downloader)
+    assert filled.hits("expired") == 1
     assert len(filled.requests("POST /api/tasks/1/dataset/export")) == 2
 
 
@@ -102,6 +106,7 @@ def test_an_expired_result_is_exported_again_once(filled: CVATServer, tmp_path: 
 def test_the_name_that_an_archive_is_given_does_not_matter(filled: CVATServer, tmp_path: Path, downloader: str) -> None:
     filled.fault("bad_filename")
     arrived(filled, tmp_path / "in", downloader=downloader)
+    assert filled.hits("bad_filename") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     assert not list(tmp_path.rglob("evil*"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import format_tools as tools
-from data_tools import codes, load, look
+from data_tools import codes, first, load, look
 from detloom.data.records import DataTree
 
 
@@ -124,8 +124,7 @@ def test_a_fault_is_named_with_its_line(row: str, code: str, said: str, tmp_path
     header = "filename,width,height,class,xmin,ymin,xmax,ymax"
     table(tmp_path, header, "p0.png,64,48,dog,1,1,30,30", "p1.png,64,48,cat,1,1,30,30", row)
     report = look(tmp_path, split__val=0)
-    finding = next((finding for finding in report.findings if finding.code == code), None)
-    assert finding is not None, report.findings
+    finding = first(report, code)
     assert finding.where.startswith("boxes.csv:4"), finding
     assert said in finding.where
     assert report.dataset is not None
@@ -137,13 +136,7 @@ def test_a_column_may_say_the_split(tmp_path: Path) -> None:
     path = tmp_path / "boxes.csv"
     path.write_text(path.read_text().replace(",train", ",TRAIN").replace(",val", ",night"))
     found = tools.records("csv", tmp_path)
-    assert [code for code, _ in tools.findings(found)] == ["unknown-split"]
-    assert {name: image.split for name, image in tools.images(found).items()} == {
-        "p0.png": "train",
-        "p1.png": "train",
-        "p2.png": "all",
-        "p3.png": "all",
-    }
+    tools.assert_val_is_read_as_not_split(found)
 
 
 def test_a_file_of_another_coding_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 import format_tools as tools
-from data_tools import codes, load, look
+from data_tools import codes, first, load, look
 from detloom.data.masks import decode_rle
 from detloom.data.records import DataTree, ObjectRecord
 
@@ -150,8 +150,7 @@ def test_labels_without_objects_are_classes_too_and_parts_of_skeletons_are_not(t
 def test_a_fault_in_a_shape_is_named_with_its_line(shape: str, code: str, said: str, tmp_path: Path) -> None:
     one(tmp_path, f'<box label="dog" xtl="1" ytl="2" xbr="30" ybr="40"></box>\n{shape}')
     report = look(tmp_path, split__val=0)
-    finding = next((finding for finding in report.findings if finding.code == code), None)
-    assert finding is not None, report.findings
+    finding = first(report, code)
     assert said in finding.where
     text = (tmp_path / "annotations.xml").read_text()
     line = text[: text.index(shape)].count("\n") + 1 + (code == "xml-syntax")  # the tag that does not match is the next
@@ -187,13 +186,7 @@ def test_a_subset_of_another_name_is_read_as_not_split_and_that_is_said(tmp_path
     path.write_text(path.read_text().replace('subset="Validation"', 'subset="Night"'))
     (tmp_path / "images" / "Validation").rename(tmp_path / "images" / "Night")
     found = tools.records("cvat-xml", tmp_path)
-    assert [code for code, _ in tools.findings(found)] == ["unknown-split"]
-    assert {name: image.split for name, image in tools.images(found).items()} == {
-        "p0.png": "train",
-        "p1.png": "train",
-        "p2.png": "all",
-        "p3.png": "all",
-    }
+    tools.assert_val_is_read_as_not_split(found)
 
 
 def test_several_tasks_side_by_side_are_read_together_even_with_the_same_file_names(tmp_path: Path) -> None:

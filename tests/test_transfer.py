@@ -335,8 +335,12 @@ def test_names_that_a_file_system_may_confuse_clash(first: str, second: str) -> 
 
 def test_names_that_differ_do_not_clash() -> None:
     book = NameBook()
-    for name in ("a/b/c", "a/b/d", "a/c", "b", "ab", "a.b"):
+    names = ("a/b/c", "a/b/d", "a/c", "b", "ab", "a.b")
+    for name in names:
         book.add(name)
+    for name in names:
+        with pytest.raises(UnsafeNameError, match=f"clashes with '{name}'"):
+            book.add(name.upper())
 
 
 # ---- archives -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ JSON and ends when its standard input does.
     store.py        what the server remembers, and how it refuses
     schemas.py      the request schemas, read from the installed clients
     tokens.py       logging in
-    faults.py       failures on demand
+    faults.py       failures on demand (on ../fault_set.py)
     search.py       `get_all`: filters, order, pages
     accounts.py, projects.py, tasks.py, task_status.py, task_parts.py, models.py, queues.py, events.py    the actions
     api.py          one request: fault, authorization, schema, action

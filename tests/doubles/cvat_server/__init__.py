@@ -10,7 +10,7 @@ line of JSON and ends when its standard input does.
     exports.py    archives of "CVAT for images 1.1" and "COCO 1.0", sound and hostile
     accounts.py   users, passwords, tokens, sessions
     endpoints.py  which paths, verbs and query parameters there are
-    faults.py     failures on demand
+    faults.py     failures on demand (on ../fault_set.py)
     answers.py    the JSON of tasks, jobs, projects, labels, frames and requests
     api.py        one request: fault, credentials, organisation, action
     transfer.py   how an archive is sent: whole, cut, stalled, in drops

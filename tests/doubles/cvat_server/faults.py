@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from ..fault_set import Fault as AnyFault
+from ..fault_set import FaultSet
 
 NAMES = {
     "slow": "each answer comes so many seconds late",
@@ -34,48 +36,29 @@ NAMES = {
 
 
 @dataclass
-class Fault:
+class Fault(AnyFault):
     name: str
     value: Any = 1
-    times: int = -1  # -1: until cleared
-    hits: int = 0
-    released: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise ValueError(f"no fault is called {self.name!r}; there are {', '.join(NAMES)}")
 
+    @property
+    def key(self) -> str:
+        return self.name
 
-class Faults:
-    """The faults that are set. One a name: a new one takes the place of the old."""
+    def befalls(self, kind: str | None) -> bool:
+        return kind is None or self.value in (kind, "any")
 
+
+class Faults(FaultSet[Fault]):
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._set: dict[str, Fault] = {}
-
-    def add(self, **what: Any) -> None:
-        fault = Fault(**what)
-        with self._lock:
-            old = self._set.pop(fault.name, None)
-            self._set[fault.name] = fault
-        if old:
-            old.released.set()
-
-    def clear(self) -> None:
-        with self._lock:
-            old, self._set = self._set, {}
-        for fault in old.values():
-            fault.released.set()
+        super().__init__(Fault)
 
     def take(self, name: str, kind: str | None = None) -> Fault | None:
         """The fault when it befalls this, counted. kind: it must be of this kind, or of any."""
-        with self._lock:
-            fault = self._set.get(name)
-            if fault is None or fault.times == 0 or (kind is not None and fault.value not in (kind, "any")):
-                return None
-            fault.times -= fault.times > 0
-            fault.hits += 1
-            return fault
+        return self.first((name,), kind)
 
     def countdown(self, name: str) -> bool:
         """True once the fault has been passed by as often as its value says."""
@@ -87,5 +70,4 @@ class Faults:
             return fault.hits > int(fault.value)
 
     def hits(self) -> dict[str, int]:
-        with self._lock:
-            return {fault.name: fault.hits for fault in self._set.values()}
+        return {fault.name: fault.hits for fault in self.all()}
