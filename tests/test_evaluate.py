@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
-from detloom.data.dataset import ClassMap, ImageInfo, Split
+from detloom.data.dataset import ClassMap, ImageInfo, Split, select_images
 from detloom.detector import Decoded, Detector, LayerGroup, LossTerms, Outputs, Targets, TransferReport
 from detloom.errors import DataError, DetloomError
 from detloom.evaluate import (
@@ -31,7 +31,6 @@ from detloom.evaluate import (
     evaluate_detections,
     rank_images,
     referee,
-    select_images,
     to_coco_results,
 )
 from detloom.geometry import Detections, InputRule, PostRule

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,6 +81,26 @@ class Split:
 
     def objects_of(self, image: int) -> slice:
         return slice(int(self.starts[image]), int(self.starts[image + 1]))
+
+
+def select_images(split: Split, positions: Sequence[int]) -> Split:
+    """The split with some of its images, in the given order, each with its objects."""
+    spans = [split.objects_of(position) for position in positions]
+    counts = np.array([span.stop - span.start for span in spans], dtype=np.int64)
+    ranges = [np.arange(span.start, span.stop) for span in spans]
+    rows = np.concatenate(ranges) if ranges else np.zeros(0, dtype=np.int64)
+    return replace(
+        split,
+        images=tuple(split.images[position] for position in positions),
+        boxes=split.boxes[rows],
+        labels=split.labels[rows],
+        crowd=split.crowd[rows],
+        area=split.area[rows],
+        image_index=np.repeat(np.arange(len(positions), dtype=np.int64), counts),
+        object_ids=tuple(split.object_ids[row] for row in rows.tolist()),
+        rles=tuple(split.rles[row] for row in rows.tolist()),
+        starts=np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)]),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

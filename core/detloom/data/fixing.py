@@ -1,4 +1,3 @@
-# ruff: noqa: TID253
 """A corrected copy of a data set, and the list of everything in it that is not as it was written."""
 
 from __future__ import annotations
@@ -8,10 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from detloom.data.codes import CODES
-from detloom.data.dataset import Dataset, Split
+from detloom.data.dataset import Dataset, select_images
 from detloom.data.findings import Box, Mark, found
 from detloom.data.records import Finding
 from detloom.files import write_json, write_text
@@ -119,26 +116,8 @@ def _without_leaks(dataset: Dataset) -> tuple[Dataset, list[Change]]:
             if owner != name:
                 action = f"left out of {name}: the same picture is in {owner}"
                 changes.append(Change("leakage", action, name, image.file_name, f"{name}: {image.file_name}"))
-        splits[name] = split if len(keep) == len(split) else _subset(split, keep)
+        splits[name] = split if len(keep) == len(split) else select_images(split, keep)
     return replace(dataset, splits=splits), changes
-
-
-def _subset(split: Split, keep: Sequence[int]) -> Split:
-    """keep: positions of images, ascending."""
-    counts = np.diff(split.starts)[list(keep)]
-    rows = np.concatenate([np.arange(0), *(np.arange(split.starts[n], split.starts[n + 1]) for n in keep)]).astype(int)
-    return replace(
-        split,
-        images=tuple(split.images[n] for n in keep),
-        boxes=split.boxes[rows],
-        labels=split.labels[rows],
-        crowd=split.crowd[rows],
-        area=split.area[rows],
-        image_index=np.repeat(np.arange(len(keep), dtype=np.int64), counts),
-        object_ids=tuple(split.object_ids[row] for row in rows),
-        rles=tuple(split.rles[row] for row in rows),
-        starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-    )
 
 
 def _as_text(name: str, changes: Sequence[Change], left: Sequence[Finding]) -> str:

@@ -9,7 +9,6 @@ from detloom.evaluate.coco import (
     referee,
     to_coco_results,
 )
-from detloom.evaluate.columns import select_images
 from detloom.evaluate.confusion import cells_of, confusion_matrix
 from detloom.evaluate.evaluator import COCOEvaluator, PassOptions
 from detloom.evaluate.matching import ImageScore, best_and_worst
@@ -31,6 +30,5 @@ __all__ = [
     "evaluate_detections",
     "rank_images",
     "referee",
-    "select_images",
     "to_coco_results",
 ]

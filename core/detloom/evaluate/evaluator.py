@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from detloom.data.dataset import ClassMap, Split
+from detloom.data.dataset import ClassMap, Split, select_images
 from detloom.evaluate.coco import evaluate_detections
-from detloom.evaluate.columns import select_images
 from detloom.evaluate.results import Evaluation
 from detloom.geometry import Detections, PostRule
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detloom.data.dataset import Split
+from detloom.data.dataset import Split, select_images
 from detloom.data.images import read_image
 from detloom.errors import ExportError
 from detloom.export.parity import Difference, compare
@@ -44,8 +44,6 @@ class GateInput:
 
 def stable_order(split: Split, limit: int | None) -> Split:
     """The first `limit` images in an order that follows from their content alone."""
-    from detloom.evaluate import select_images
-
     ranked = sorted(range(len(split)), key=lambda row: (split.images[row].sha256, split.images[row].file_name))
     return select_images(split, ranked[:limit])
 

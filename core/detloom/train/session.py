@@ -15,10 +15,10 @@ import torch
 
 from detloom.data.balance import image_rates
 from detloom.data.caching import PixelStore, build_stores
-from detloom.data.dataset import Split
+from detloom.data.dataset import Split, select_images
 from detloom.data.loader import EvalLoader, TrainLoader, build_transforms
 from detloom.errors import CheckpointError, DataError
-from detloom.evaluate import COCOEvaluator, Evaluation, PassOptions, select_images
+from detloom.evaluate import COCOEvaluator, Evaluation, PassOptions
 from detloom.events import CheckpointSaved, EpochFinished, EpochStarted, ValidationFinished
 from detloom.geometry import Detections
 from detloom.model import describe
