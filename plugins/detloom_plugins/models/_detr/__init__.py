@@ -1,6 +1,6 @@
 """What the DETR families share. Not a plugin itself: the leading underscore keeps the host's scan away.
 
-settings    DetrSettings: queries, denoising, costs and weights; a family's settings derive from it
+settings    queries, denoising, costs and weights; a family's settings derive from them
 library     the one door to transformers: import without torchvision, and the sentence when it is missing
 matching    Hungarian matching of a stack of layers with one host copy
 denoising   noisy copies of the truth as extra queries (Zhang et al. 2022)

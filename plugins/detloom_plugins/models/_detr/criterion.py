@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from detloom import boxes as geometry
 from detloom.detector import ElementLoss, LossTerms, Targets
 from detloom.errors import PluginError
+from detloom.specs import QUALITY_FLOOR
 
 from .matching import Costs, Pairs, Stack, Truth, match
 
@@ -90,7 +92,9 @@ class DetrCriterion:
     def _class_term(self, stack: Stack, pairs: Pairs, corners: Tensor, true_corners: Tensor) -> Tensor:
         """[L]."""
         logits = stack.logits.float()
-        quality = geometry.iou(corners.detach(), true_corners) if self.quality else torch.ones_like(corners[..., 0])
+        quality = torch.ones_like(corners[..., 0])
+        if self.quality:
+            quality = geometry.iou(corners.detach(), true_corners).clamp(min=QUALITY_FLOOR)
         wanted = class_targets(logits, pairs, quality)
         values = self._role("classification")(logits.flatten(0, 2), wanted.flatten(0, 2)).view(logits.shape)
         if pairs.counted is not None:
@@ -132,11 +136,14 @@ def by_name(sums: Mapping[str, Tensor], stack: Stack) -> dict[str, Tensor]:
     """sums: [L] for each kind of term. Returns scalars: `loss_<kind>` for the layer without a name, `loss_<name>` with
     all kinds together for the others."""
     terms: dict[str, Tensor] = {}
-    for layer, name in enumerate(stack.names):
+    start = 0
+    for name, layers in itertools.groupby(stack.names):
+        end = start + len(list(layers))
         for kind, values in sums.items():
             key = f"loss_{name or kind}"
-            value = values[layer] * stack.scale
+            value = values[start:end].sum() * stack.scale
             terms[key] = terms[key] + value if key in terms else value
+        start = end
     return terms
 
 

@@ -21,7 +21,7 @@ from .denoising import Noise, NoisyQueries, denoising_pairs, noisy_queries
 from .keys import Renames, renamed, without_prefix
 from .matching import Costs, Pairs, Stack, Truth
 from .network import batch_norms, reset_class_layer
-from .settings import DetrSettings
+from .settings import QuerySettings
 
 PREFIX = "network."
 
@@ -40,7 +40,7 @@ class DetrDetector(Detector):
     """How names of published files become the library's."""
 
     def __init__(
-        self, variant_name: str, network: nn.Module, settings: DetrSettings, context: ModelContext, rule: InputRule
+        self, variant_name: str, network: nn.Module, settings: QuerySettings, context: ModelContext, rule: InputRule
     ) -> None:
         super().__init__(context.class_names, rule, PostRule(kind="topk", max_detections=300))
         self.variant_name = variant_name
@@ -56,7 +56,7 @@ class DetrDetector(Detector):
             self.costs(settings),
             quality=context.quality_targets,
         )
-        self._frozen_norms = batch_norms(self.backbone()) if settings.freeze_norm else []
+        self._frozen_norms = batch_norms(self.backbone()) if getattr(settings, "freeze_norm", False) else []
         for norm in self._frozen_norms:
             norm.requires_grad_(False)
 
@@ -76,7 +76,7 @@ class DetrDetector(Detector):
         """Every layer that has a row a class, by its name in `network`: linear layers of scores, and embeddings with a
         last row for padding."""
 
-    def costs(self, settings: DetrSettings) -> Costs:
+    def costs(self, settings: QuerySettings) -> Costs:
         return Costs(settings.class_cost, settings.l1_cost, settings.overlap_cost)
 
     # ---- the detector ------------------------------------------------------------------------------------------

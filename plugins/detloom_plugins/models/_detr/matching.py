@@ -23,13 +23,15 @@ class Stack:
 
     logits: [L, B, Q, C]; boxes: [L, B, Q, 4] cxcywh in 0..1. names: of the L layers: `""` for the one whose terms are
     reported apart (`loss_cls`, `loss_l1`, `loss_box`), else the word that its sum is reported under (`aux` gives
-    `loss_aux`); layers may share one. scale: factor of all terms of this stack.
+    `loss_aux`); layers may share one. scale: factor of all terms of this stack. cost: [L, B, Q, G], what a family adds
+    to the costs of the matching.
     """
 
     logits: Tensor
     boxes: Tensor
     names: tuple[str, ...]
     scale: float = 1.0
+    cost: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +88,8 @@ def pair_costs(stack: Stack, truth: Truth, costs: Costs) -> Tensor:
     found, wanted = stack.boxes.detach().float(), truth.boxes.float()
     cost = costs.classification * (hit - miss) + costs.l1 * _pairwise_l1(found, wanted)
     cost = cost - costs.overlap * _pairwise_giou(found, wanted)
+    if stack.cost is not None:
+        cost = cost + stack.cost
     cost = torch.nan_to_num(cost, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE)
     return cost.masked_fill(~truth.valid[None, :, None, :], torch.inf)
 

@@ -11,7 +11,7 @@ from detloom_schemas.base import Settings
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-class DetrSettings(Settings):
+class QuerySettings(Settings):
     """A transformer with a fixed number of queries: matching and weights of its terms (Carion et al. 2020)."""
 
     num_queries: Annotated[
@@ -21,6 +21,11 @@ class DetrSettings(Settings):
     class_cost: Annotated[NotNegative, Field(description="matching: weight of the class score")] = 2.0
     l1_cost: Annotated[NotNegative, Field(description="matching: weight of the L1 distance of the boxes")] = 5.0
     overlap_cost: Annotated[NotNegative, Field(description="matching: weight of the generalised IoU")] = 2.0
+
+
+class DetrSettings(QuerySettings):
+    """With a convolutional backbone: its batch norms can be frozen."""
+
     freeze_norm: Annotated[
         bool,
         Field(
