@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detloom.errors import DetloomError, UnreachableError, WeightsError
+from detloom.errors import DetloomError, PluginError, UnreachableError, WeightsError
 from detloom.specs import WeightsFile
 from detloom.weights import Patience, cache_dir, fetch_weights, read_weights
 
@@ -129,7 +130,7 @@ def test_a_file_put_into_the_cache_by_hand_is_used(tmp_path: Path) -> None:
         ("short.pth", UnreachableError, r"broke off after \d+ of \d+ bytes"),
         ("stuck.pth", UnreachableError, "broke off after 50 bytes: no answer in time"),
         ("page.pth", WeightsError, "a web page instead of weights"),
-        ("junk.pth", WeightsError, "is not a PyTorch file"),
+        ("junk.pth", WeightsError, "neither a PyTorch nor"),
     ],
 )
 def test_a_failed_download_says_why_and_keeps_nothing(
@@ -210,6 +211,22 @@ def safetensors() -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(4)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "renamed.pth"])
+def test_safetensors_files_are_read_whatever_they_are_called(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(safetensors())
+    found = read_weights(path)
+    assert list(found) == ["w"] and torch.equal(found["w"], torch.zeros(1))
+
+
+def test_without_safetensors_the_package_to_install_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors())
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(PluginError, match=r"safetensors file.*\n.*detloom\[detr\]"):
+        read_weights(path)
+
+
 class Anything:
     pass
 
@@ -221,11 +238,12 @@ class Anything:
         ("cut.pt", saved(TENSOR)[:40], "damaged, cut off"),
         ("old.pth", b"\x80\x02garbage", "damaged, cut off"),
         ("empty.pth", b"", "is empty"),
-        ("photo.pth", b"\xff\xd8\xff\xe0 JFIF", "not a PyTorch file"),
+        ("photo.pth", b"\xff\xd8\xff\xe0 JFIF", "neither a PyTorch nor a safetensors file"),
         ("page.pth", b"\n<html><body>404</body>", "web page"),
         ("pointer.pth", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer"),
-        ("model.safetensors", safetensors(), "safetensors file"),
-        ("renamed.pth", safetensors(), "safetensors file"),
+        ("cut.safetensors", safetensors()[:-2], "damaged, cut off"),
+        ("renamed.pth", safetensors()[:40], "damaged, cut off"),
+        ("page.safetensors", b"<html>", "web page"),
         ("model.onnx", b"\x08\x07\x12\x07pytorch", "ONNX graph"),
         ("list.pth", saved([TENSOR]), "a value of type list, not named tensors"),
         ("one.pth", saved(TENSOR), r"one tensor of shape \[3\]"),

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from detloom.errors import UnreachableError, WeightsError
+from detloom.errors import PluginError, UnreachableError, WeightsError
 from detloom.files import atomic_path, sha256_of, write_text
 from detloom.specs import WeightsFile
 
@@ -230,7 +230,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path, source: str) -> dict[str, Tensor]:
-    _refuse_by_look(path, source)
+    start = _start(path, source)
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return _tensors(_read_safetensors(path, source), source)
+    _refuse_by_look(path, start, source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -256,8 +259,8 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
     return _tensors(content, source)
 
 
-def _refuse_by_look(path: Path, source: str) -> None:
-    """What people hand over by mistake, told by the first bytes."""
+def _start(path: Path, source: str) -> bytes:
+    """The first bytes. Raises WeightsError for what is no file of weights whatever its name says."""
     try:
         start = _head(path)
     except OSError as error:
@@ -268,22 +271,42 @@ def _refuse_by_look(path: Path, source: str) -> None:
         raise WeightsError(f"{source} is a Git LFS pointer, not the weights", hint="run `git lfs pull` there")
     if _is_web_page(start):
         raise WeightsError(f"{source} is a web page, not weights", hint="download the file itself")
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
-        raise WeightsError(
-            f"{source} is a safetensors file; this model reads PyTorch files (.pth, .pt)",
-            hint="convert it: torch.save(safetensors.torch.load_file(path), 'weights.pth')",
-        )
+    return start
+
+
+def _read_safetensors(path: Path, source: str) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise PluginError(
+            f"{source} is a safetensors file; reading it needs safetensors, which is not installed",
+            hint="pip install 'detloom[detr]'",
+        ) from error
+    try:
+        return load_file(path)
+    except PermissionError as error:
+        raise WeightsError(f"{source} may not be read: {error.strerror}") from error
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _damaged(source) from error
+
+
+def _refuse_by_look(path: Path, start: bytes, source: str) -> None:
+    """What people hand over by mistake, told by the first bytes."""
     if path.suffix == ".onnx":
         raise WeightsError(
             f"{source} is an ONNX graph, made to run and not to train", hint="name the checkpoint it came from"
         )
     if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise WeightsError(f"{source} is not a PyTorch file", hint="weights come as .pth or .pt files")
+        raise WeightsError(
+            f"{source} is neither a PyTorch nor a safetensors file",
+            hint="weights come as .pth, .pt or .safetensors files",
+        )
 
 
 def _damaged(source: str) -> WeightsError:
     return WeightsError(
-        f"{source} is damaged, cut off, or not a PyTorch file of weights",
+        f"{source} is damaged, cut off, or not a file of weights",
         hint="fetch or copy it again and compare its size with the original",
     )
 
