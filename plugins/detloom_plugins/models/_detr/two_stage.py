@@ -36,7 +36,11 @@ class TwoStage:
 def two_stage(model: Any, features: Sequence[Tensor], noisy: NoisyQueries | None) -> TwoStage:
     """model: the library's `RTDetrModel` or one of the same build; features: maps of its backbone, fine to coarse."""
     maps = [layer(feature) for layer, feature in zip(model.encoder_input_proj, features, strict=False)]
-    encoded = list(model.encoder(maps).last_hidden_state)
+    return decoded(model, list(model.encoder(maps).last_hidden_state), noisy)
+
+
+def decoded(model: Any, encoded: Sequence[Tensor], noisy: NoisyQueries | None) -> TwoStage:
+    """encoded: maps of the encoder, fine to coarse."""
     sources = decoder_sources(model, encoded)
     shapes = [(int(source.shape[-2]), int(source.shape[-1])) for source in sources]
     memory = torch.cat([source.flatten(2).transpose(1, 2) for source in sources], 1)
