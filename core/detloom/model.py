@@ -16,6 +16,7 @@ from detloom.data.dataset import ClassMap
 from detloom.detector import Detector, ElementLoss
 from detloom.errors import CheckpointError, ConfigError, Mistake
 from detloom.geometry import InputRule, PostRule
+from detloom.model_needs import check_detector
 from detloom.specs import LossSpec, ModelContext, ModelSpec
 from detloom.train.checkpoint import BEST, read_checkpoint
 from detloom_schemas.base import Settings
@@ -111,6 +112,7 @@ def build_detector(
     validation: its thresholds become the detector's post-processing rule."""
     context = ModelContext(class_names, size, losses or {}, loss_weights or {}, quality_targets)
     detector = spec.build(settings, context)
+    check_detector(detector, spec)
     if validation is not None:
         detector.post_rule = dataclasses.replace(
             detector.post_rule,

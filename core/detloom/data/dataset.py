@@ -82,6 +82,11 @@ class Split:
     def objects_of(self, image: int) -> slice:
         return slice(int(self.starts[image]), int(self.starts[image + 1]))
 
+    @property
+    def without_masks(self) -> int:
+        """Objects that are no crowds and have no mask."""
+        return sum(rle is None and not crowd for rle, crowd in zip(self.rles, self.crowd.tolist(), strict=True))
+
 
 def select_images(split: Split, positions: Sequence[int]) -> Split:
     """The split with some of its images, in the given order, each with its objects."""

@@ -58,7 +58,8 @@ def build_transforms(config: ResolvedConfig, host: PluginHost) -> list[NamedTran
 class SampleReader:
     """Everything random in a sample is a function of (seed, epoch, index, transform): nothing is remembered.
 
-    pixels: the pictures of the split, decoded and resized before; None: they are read from their files.
+    masks: targets carry them, in the size of the network input. pixels: the pictures of the split, decoded and resized
+    before; None: they are read from their files.
     """
 
     split: Split
@@ -163,6 +164,8 @@ def _check(changed: Sample, before: Sample) -> None:
         raise ValueError(f"the image became {image.shape[:2]}, larger than the network input {before.canvas}")
     if changed.boxes.shape != (count, 4) or not np.isfinite(changed.boxes).all():
         raise ValueError(f"boxes became {changed.boxes.shape} for {count} labels, or are not finite")
+    if changed.masks is None and before.masks is not None:
+        raise ValueError("the masks are gone; they must follow the picture")
     if changed.masks is not None and changed.masks.shape != (count, *image.shape[:2]):
         raise ValueError(f"masks became {changed.masks.shape} for an image of {image.shape[:2]}")
 

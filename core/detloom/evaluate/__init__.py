@@ -5,6 +5,7 @@ from __future__ import annotations
 from detloom.evaluate.coco import (
     evaluate_coco_files,
     evaluate_detections,
+    evaluate_with_masks,
     rank_images,
     referee,
     to_coco_results,
@@ -13,10 +14,11 @@ from detloom.evaluate.confusion import cells_of, confusion_matrix
 from detloom.evaluate.evaluator import COCOEvaluator, PassOptions
 from detloom.evaluate.matching import ImageScore, best_and_worst
 from detloom.evaluate.meter import APMeter
-from detloom.evaluate.results import METRICS, ClassResult, Evaluation
+from detloom.evaluate.results import METRICS, SEGM, ClassResult, Evaluation
 
 __all__ = [
     "METRICS",
+    "SEGM",
     "APMeter",
     "COCOEvaluator",
     "ClassResult",
@@ -28,6 +30,7 @@ __all__ = [
     "confusion_matrix",
     "evaluate_coco_files",
     "evaluate_detections",
+    "evaluate_with_masks",
     "rank_images",
     "referee",
     "to_coco_results",

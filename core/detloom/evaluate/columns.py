@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detloom.data.dataset import ClassMap, Split
+from detloom.data.masks import box_rle
 from detloom.errors import DataError, DetloomError
 from detloom.geometry import Detections
 
@@ -64,7 +65,7 @@ def image_ranks(split: Split) -> Ints:
 
 
 def truth_columns(split: Split, *, masks: bool = False) -> Truth:
-    """Raises DataError when masks are asked for and an object has none."""
+    """Raises DataError when masks are asked for and an object that is no crowd has none."""
     ranks = image_ranks(split)
     sizes: list[tuple[int, int]] = [(0, 0)] * len(split)
     for rank, image in zip(ranks.tolist(), split.images, strict=True):
@@ -83,13 +84,16 @@ def truth_columns(split: Split, *, masks: bool = False) -> Truth:
 def _truth_masks(split: Split) -> tuple[Rle, ...]:
     rles: list[Rle] = []
     for row, rle in enumerate(split.rles):
-        if rle is None:
-            image = split.images[int(split.image_index[row])]
+        if rle is not None:
+            rles.append(rle)
+            continue
+        image = split.images[int(split.image_index[row])]
+        if not split.crowd[row]:
             raise DataError(
                 f"split {split.name}: object {split.object_ids[row]} of {image.file_name} has no mask",
                 hint="evaluate boxes instead, or give every object a segmentation",
             )
-        rles.append(rle)
+        rles.append(box_rle(split.boxes[row], image.height, image.width))  # nothing is judged inside
     return tuple(rles)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from detloom.data.dataset import ClassMap, Split, select_images
-from detloom.evaluate.coco import evaluate_detections
+from detloom.evaluate.coco import evaluate_with_masks
 from detloom.evaluate.results import Evaluation
 from detloom.geometry import Detections, PostRule
 
@@ -34,7 +34,8 @@ class PassOptions:
 class COCOEvaluator:
     """Collects the detections of a split and evaluates them.
 
-    Only images that were seen count (`Evaluation.images` says how many), so that a part of a split can be evaluated.
+    masks: also evaluate the masks. Only images that were seen count (`Evaluation.images` says how many), so that a
+    part of a split can be evaluated.
     """
 
     def __init__(self, split: Split, class_map: ClassMap, *, masks: bool = False, max_detections: int = 100) -> None:
@@ -75,7 +76,7 @@ class COCOEvaluator:
 
     def evaluate_image(self, position: int, detections: Detections) -> Evaluation:
         """One image alone; what was collected stays as it is."""
-        return evaluate_detections(
+        return evaluate_with_masks(
             select_images(self.split, [position]),
             self.class_map,
             [detections],
@@ -84,8 +85,9 @@ class COCOEvaluator:
         )
 
     def compute(self) -> Evaluation:
-        """Raises DetloomError for detections that are not finite."""
-        return evaluate_detections(
+        """Boxes, and in `segm` the masks where they were asked for. Raises DetloomError for detections that are not
+        finite."""
+        return evaluate_with_masks(
             self.seen_split,
             self.class_map,
             self.detections,

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
 FULL_TOLERANCE, REDUCED_TOLERANCE = 0.001, 0.01
 """Of AP: for 32 bits, and for 16 bits and below."""
-FULL_LIMITS = {"max_box_px": 0.5, "max_score": 0.001}
-REDUCED_LIMITS = {"max_score": 0.1}
+FULL_LIMITS = {"max_box_px": 0.5, "max_score": 0.001, "max_mask": 0.01}
+REDUCED_LIMITS = {"max_score": 0.1, "max_mask": 0.25}
+WORDS = {
+    "max_box_px": "a box differs by {} px",
+    "max_score": "a score differs by {}",
+    "max_mask": "a mask differs by {} of probability",
+}
 """What single numbers may differ by: an AP of 0 on both sides would prove nothing. Not judged when the user sets the
 tolerance for fewer bits."""
 ENOUGH_AGREEMENT = 0.99
@@ -53,8 +58,7 @@ def measure(given: GateInput) -> GateEntry:
     from detloom_schemas.manifest import GateEntry
 
     cases = _parity(given)
-    boxes, scores = [case[1].max_box_px for case in cases], [case[1].max_score for case in cases]
-    limits = _limits(given.config)
+    limits = _limits(given.config, masks=given.checkpoint.masks)
     reasons = _parity_reasons([case for _, case in cases], limits)
     values: dict[str, Any] = {}
     tolerance = given.config.tolerance
@@ -63,23 +67,31 @@ def measure(given: GateInput) -> GateEntry:
     if given.split is not None and len(given.split):
         before, after = _evaluate(given, given.split)
         values = _ap_entry(given.split, before, after)
-        if abs(values["difference"]) > tolerance:
-            reasons.append(
-                f"AP is {before.metrics['AP']:.4f} by the checkpoint and {after.metrics['AP']:.4f} by the file on "
-                f"{len(given.split)} images of {given.split.name}: it differs by {abs(values['difference']):.2g}, "
-                f"at most {tolerance:g} is allowed"
-            )
+        reasons += _ap_reasons("AP", before, after, given.split, tolerance)
+        if before.segm is not None and after.segm is not None:
+            reasons += _ap_reasons("AP of masks", before.segm, after.segm, given.split, tolerance)
     return GateEntry(
         passed=not reasons,
         reasons=tuple(reasons),
         tolerance=tolerance,
-        max_box_px=None if None in boxes else max(value for value in boxes if value is not None),
-        max_score=None if None in scores else max(value for value in scores if value is not None),
+        max_box_px=_worst([case.max_box_px for _, case in cases]),
+        max_score=_worst([case.max_score for _, case in cases]),
+        max_mask=_worst([case.max_mask for _, case in cases]),
         parity_limits=limits,
         batch_sizes=tuple(min(len(names), given.exported.runtime.batch_limit or len(names)) for names, _ in cases),
         parity=tuple(_case_entry(names, case) for names, case in cases),
         **values,
     )
+
+
+def _ap_reasons(what: str, before: Evaluation, after: Evaluation, split: Split, tolerance: float) -> list[str]:
+    ours, theirs = before.metrics["AP"], after.metrics["AP"]
+    if abs(theirs - ours) <= tolerance:
+        return []
+    return [
+        f"{what} is {ours:.4f} by the checkpoint and {theirs:.4f} by the file on {len(split)} images of {split.name}: "
+        f"it differs by {abs(theirs - ours):.2g}, at most {tolerance:g} is allowed"
+    ]
 
 
 def _parity(given: GateInput) -> list[tuple[tuple[str, ...], Difference]]:
@@ -94,10 +106,16 @@ def _parity(given: GateInput) -> list[tuple[tuple[str, ...], Difference]]:
     return cases
 
 
-def _limits(config: ExportConfig) -> dict[str, float] | None:
-    if not config.half:
-        return FULL_LIMITS
-    return REDUCED_LIMITS if config.tolerance is None else None
+def _worst(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
+
+
+def _limits(config: ExportConfig, *, masks: bool) -> dict[str, float] | None:
+    limits = REDUCED_LIMITS if config.half else FULL_LIMITS
+    if config.half and config.tolerance is not None:
+        return None
+    return {name: limit for name, limit in limits.items() if masks or name != "max_mask"}
 
 
 def _parity_reasons(cases: Sequence[Difference], limits: dict[str, float] | None) -> list[str]:
@@ -106,21 +124,22 @@ def _parity_reasons(cases: Sequence[Difference], limits: dict[str, float] | None
             continue
         for name, limit in limits.items():
             value = getattr(case, name)
-            what = "a box differs by {} px" if name == "max_box_px" else "a score differs by {}"
             if value is None:
-                return ["the file's boxes and scores cannot be compared: other shapes, or not numbers"]
+                kind = "masks" if name == "max_mask" else "boxes and scores"
+                return [f"the file's {kind} cannot be compared: other shapes, or not numbers"]
             if value > limit:
-                return [f"{what.format(f'{value:.4g}')} on the same image; at most {limit:g} is expected"]
+                return [f"{WORDS[name].format(f'{value:.4g}')} on the same image; at most {limit:g} is expected"]
     return []
 
 
 def _evaluate(given: GateInput, split: Split) -> tuple[Evaluation, Evaluation]:
-    from detloom.evaluate import evaluate_detections
+    from detloom.evaluate import evaluate_with_masks
 
     pair = (given.checkpoint, given.exported)
     found = detect_split(pair, split, given.class_map, progress=given.progress)
     cap = given.checkpoint.post_rule.max_detections
-    before, after = (evaluate_detections(split, given.class_map, one, max_detections=cap) for one in found)
+    masks = given.checkpoint.masks and not split.without_masks
+    before, after = (evaluate_with_masks(split, given.class_map, one, masks=masks, max_detections=cap) for one in found)
     return before, after
 
 
@@ -131,9 +150,17 @@ def _ap_entry(split: Split, before: Evaluation, after: Evaluation) -> dict[str, 
         "checkpoint_ap": before.metrics["AP"],
         "exported_ap": after.metrics["AP"],
         "difference": after.metrics["AP"] - before.metrics["AP"],
-        "checkpoint_metrics": dict(before.metrics),
-        "exported_metrics": dict(after.metrics),
+        "checkpoint_metrics": before.all_metrics(),
+        "exported_metrics": after.all_metrics(),
+        **_segm_entry(before.segm, after.segm),
     }
+
+
+def _segm_entry(before: Evaluation | None, after: Evaluation | None) -> dict[str, float]:
+    if before is None or after is None:
+        return {}
+    ours, theirs = before.metrics["AP"], after.metrics["AP"]
+    return {"checkpoint_segm_ap": ours, "exported_segm_ap": theirs, "segm_difference": theirs - ours}
 
 
 def _case_entry(names: tuple[str, ...], case: Difference) -> ParityCase:
@@ -143,6 +170,7 @@ def _case_entry(names: tuple[str, ...], case: Difference) -> ParityCase:
         images=names,
         max_box_px=case.max_box_px,
         max_score=case.max_score,
+        max_mask=case.max_mask,
         agreement=case.agreement,
         detections=case.detections,
     )

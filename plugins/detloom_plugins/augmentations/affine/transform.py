@@ -59,12 +59,32 @@ def warp(sample: Sample, matrix: Matrix, min_visible: float) -> Sample:
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     keep = (visible >= min_visible) & (sides >= MIN_SIDE_PX)
     image = warp_image(sample.image, matrix, sample.canvas, sample.pad_value, cv2.INTER_LINEAR)
-    masks = None
-    if sample.masks is not None:
-        masks = np.zeros((len(sample.masks), *sample.canvas), dtype=np.uint8)
-        for number in np.flatnonzero(keep):
-            masks[number] = warp_image(sample.masks[number], matrix, sample.canvas, 0, cv2.INTER_NEAREST)
-    return replace(sample, image=image, boxes=boxes, masks=masks).with_objects(keep)
+    moved = replace(sample, image=image, boxes=boxes, masks=None).with_objects(keep)
+    if sample.masks is None:
+        return moved
+    return _with_masks(moved, sample.masks[keep], matrix)
+
+
+def _with_masks(moved: Sample, before: NDArray[np.uint8], matrix: Matrix) -> Sample:
+    """before: uint8 [N, h, w], the masks of the objects that are left. Those that lose every pixel are dropped. A box
+    that was turned or sheared has grown; with a mask it can fit again."""
+    masks = np.zeros((len(before), *moved.canvas), dtype=np.uint8)
+    for mask, source in zip(masks, before, strict=True):
+        mask[:] = warp_image(source, matrix, moved.canvas, 0, cv2.INTER_NEAREST)
+    there = masks.any(axis=(1, 2))
+    boxes = moved.boxes
+    if matrix[0, 1] or matrix[1, 0]:
+        boxes = boxes.copy()
+        for number in np.flatnonzero(there):
+            boxes[number] = box_around(masks[number])
+    lost = before.any(axis=(1, 2)) & ~there
+    return replace(moved, boxes=boxes, masks=masks).with_objects(~lost)
+
+
+def box_around(mask: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """mask: [h, w] with at least one pixel. Returns xyxy in pixels."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def warp_boxes(
