@@ -170,6 +170,8 @@ class ClearMLAgent:
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(self._wheels),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            # A falsy value is what switches compiling off; a run compiles the modules that it imports.
+            "PIP_NO_COMPILE": "no",
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
             **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE),
