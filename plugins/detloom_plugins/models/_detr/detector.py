@@ -18,7 +18,7 @@ from detloom.weight_transfer import ClassTensors, transfer_weights
 
 from .criterion import DetrCriterion, TermWeights, truth_of
 from .denoising import Noise, NoisyQueries, denoising_pairs, noisy_queries
-from .keys import Renames, renamed, without_prefix
+from .keys import Renames, renamed, split_attention, without_computed, without_prefix
 from .matching import Costs, Pairs, Stack, Truth
 from .network import batch_norms, reset_class_layer
 from .settings import QuerySettings
@@ -76,6 +76,11 @@ class DetrDetector(Detector):
         """Every layer that has a row a class, by its name in `network`: linear layers of scores, and embeddings with a
         last row for padding."""
 
+    def canonical(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A published file, or our own state, under the names of `network`."""
+        plain = split_attention(without_computed(without_prefix(state, PREFIX)))
+        return renamed(plain, self.renames)
+
     def costs(self, settings: QuerySettings) -> Costs:
         return Costs(settings.class_cost, settings.l1_cost, settings.overlap_cost)
 
@@ -124,7 +129,7 @@ class DetrDetector(Detector):
 
         return transfer_weights(
             self.network,
-            renamed(without_prefix(state, PREFIX), self.renames),
+            self.canonical(state),
             class_names,
             source,
             model_name=self.variant_name,

@@ -13,7 +13,7 @@ from detloom.geometry import InputRule
 from detloom.specs import ModelContext
 from detloom_plugins.models._detr.denoising import Noise
 from detloom_plugins.models._detr.detector import DetrDetector, make_noise, outputs_of_layers
-from detloom_plugins.models._detr.keys import HUB_RENAMES
+from detloom_plugins.models._detr.keys import HUB_RENAMES, ORIGINAL_RENAMES
 from detloom_plugins.models._detr.library import transformers
 from detloom_plugins.models._detr.matching import Truth
 from detloom_plugins.models._detr.network import (
@@ -35,7 +35,7 @@ class RtDetrDetector(DetrDetector):
     """RGB in 0..1 in, stretched to the input's size; boxes and class scores of `num_queries` queries out."""
 
     family = "rt_detr"
-    renames = HUB_RENAMES
+    renames = (*ORIGINAL_RENAMES, *HUB_RENAMES)
 
     def __init__(self, variant: Variant, settings: DenoisingSettings, context: ModelContext) -> None:
         network = self.library_network(transformers(self.family), variant, settings, len(context.class_names))
