@@ -12,8 +12,9 @@ import torch
 from detloom.detector import LossTerms
 from detloom.train.checkpoint import read_checkpoint, save_checkpoint
 from detloom.train.ema import ModelEMA
+from detloom.train.freezing import freeze
 from detloom.train.loop import Hooks, Loop, LoopPlan, TrainingDiverged
-from detloom.train.optimizer import build_optimizer, freeze_backbone
+from detloom.train.optimizer import build_optimizer
 from detloom.train.schedule import Schedule, plan_of
 from detloom_schemas.config import TrainingConfig
 from tiny import FixedBatches, TinyDetector, make_batch
@@ -261,7 +262,7 @@ def test_every_promised_number_is_recorded() -> None:
 
 def test_a_frozen_backbone_stays_bit_equal_with_its_statistics() -> None:
     network = TinyDetector(["a", "b"])
-    freeze_backbone(network)
+    freeze(network, "stem")
     before = copy.deepcopy(network.stem.state_dict())
     head = network.head.weight.detach().clone()
     make_loop(TrainingConfig(epochs=2, lr=0.1, use_ema=False), batches(2), Recorder(), detector=network).run()

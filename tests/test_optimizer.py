@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from detloom.detector import LayerGroup
-from detloom.train.optimizer import Rates, build_llrd_optimizer, build_optimizer, freeze_backbone, parameter_groups
+from detloom.train.freezing import freeze
+from detloom.train.optimizer import Rates, build_llrd_optimizer, build_optimizer, parameter_groups
 from detloom_schemas.config import TrainingConfig
 from tiny import TinyDetector
 
@@ -75,7 +76,7 @@ def test_a_family_that_forgets_a_layer_is_refused_by_name() -> None:
 
 def test_a_frozen_backbone_has_no_gradient_and_no_group() -> None:
     detector = TinyDetector(["a"])
-    assert freeze_backbone(detector) == ["stem"]
+    assert freeze(detector, "stem") == {"stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias"}
     optimizer = build_optimizer(detector, TrainingConfig())
     held = {id(p) for g in optimizer.param_groups for p in g["params"]}
     assert id(detector.stem[0].weight) not in held

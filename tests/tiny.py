@@ -63,6 +63,9 @@ class TinyDetector(Detector):
             LayerGroup("head", (self.head,), 2, is_head=True),
         ]
 
+    def recomputed_modules(self) -> Sequence[nn.Module]:
+        return [self.stem, self.body]
+
     def load_pretrained(self, state: Mapping[str, Tensor], class_names: Sequence[str], source: str) -> TransferReport:
         if set(state) != set(self.state_dict()):
             raise WeightsError(f"{source} belongs to another architecture")

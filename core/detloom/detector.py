@@ -187,6 +187,11 @@ class Detector(nn.Module, abc.ABC):
         WeightsError when the file belongs to another architecture.
         """
 
+    def recomputed_modules(self) -> Sequence[nn.Module]:
+        """The parts whose activations `training.gradient_checkpointing` computes again instead of keeping them: stages
+        and layers, none inside another. Empty for a family that cannot."""
+        return ()
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each epoch (0-based): families whose recipe changes in time act here. Must depend on the
         arguments alone, so that a resumed run is the same run."""

@@ -26,6 +26,7 @@ from detloom.files import write_text
 from detloom.finish import finish_run
 from detloom.logging_fanout import LoggerFanout
 from detloom.model import build_losses, input_size
+from detloom.model_needs import check_masks, check_metric
 from detloom.progress import Reading, say
 from detloom.run_folder import (
     RunRecorder,
@@ -102,7 +103,8 @@ def _run_tracked(
         before = [] if folder is None else plans_of_run(folder, resolved)
         dataset = load_dataset(resolved, host, progress=reading.update, before=before)
     resolved = resolved.with_data({"model.num_classes": len(dataset.class_map)}, place=dataset.name)
-    model = build_model(resolved, host, dataset, pretrained=folder is None)
+    check_masks(host.get(ModelSpec, resolved.config.model.type), dataset)
+    model = build_model(resolved, host, dataset.class_map.names, pretrained=folder is None)
     is_new = folder is None
     if folder is None:
         name = resolved.config.experiment.name or default_name(
@@ -315,13 +317,17 @@ def refuse_another_run(before: Mapping[str, object], changed: ResolvedConfig) ->
 
 FIXED_ON_RESUME = (
     "model.type",
-    "model.freeze_backbone",
+    "model.freeze",
+    "model.lora.",
     "training.optimizer",
     "training.resolution",
     "training.batch_size",
     "training.gradient_accumulation",
     "training.overfit_batches",
     "training.use_ema",
+    "training.use_swa",
+    "training.use_lookahead",
+    "training.unfreeze",
     "training.seed",
     "data.split.",
 )
@@ -347,6 +353,7 @@ def check_early(resolved: ResolvedConfig, host: PluginHost, *, resuming: bool) -
     spec = host.get(ModelSpec, config.model.type)
     attempt(lambda: input_size(config.training.resolution, spec))
     attempt(lambda: build_losses(config, spec, resolved, host))
+    attempt(lambda: check_metric(config.validation.save_best_metric, spec, host))
     attempt(lambda: choose_device(config.training.device))
     if not resuming and config.model.pretrain_weights not in {"auto", "official", "none"}:
         attempt(lambda: find_weights(config.model.pretrain_weights, spec))

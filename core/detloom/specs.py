@@ -97,7 +97,8 @@ class ModelSpec(Spec):
     recipe: dotted configuration keys and the values that this family trains well with (used wherever the user
     wrote nothing or `auto`). weights: official files, the first is the default; empty when there are none.
     loss_roles: the roles this family takes, each with the loss that its recipe means.
-    size_divisor: height and width of the network input must be multiples of it.
+    size_divisor: height and width of the network input must be multiples of it. fp16: it can be trained in 16-bit
+    floats; false for families that are known to overflow in them.
     """
 
     kind: ClassVar[str] = "model"
@@ -112,6 +113,7 @@ class ModelSpec(Spec):
     size_divisor: int = 32
     masks: bool = False
     prompts: bool = False
+    fp16: bool = True
 
     @property
     def settings_key(self) -> str:

@@ -120,3 +120,43 @@ def _compiled(rule: str) -> str:
 
 
 GroupRule = Annotated[str, AfterValidator(_compiled)]
+
+
+def _by_epoch(value: Any) -> Any:
+    """`5, 10` and `{10: dark5}` to `{"5": ["next"], "10": ["next"]}` and `{"10": ["dark5"]}`."""
+    if isinstance(value, str):
+        value = [part for part in re.split(r"[\s,]+", value.strip()) if part]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, list | tuple):
+        value = dict.fromkeys(value, NEXT)
+    if not isinstance(value, Mapping):
+        return value
+    return {str(epoch): names for epoch, names in _dotted(value).items()}
+
+
+def _epochs_are_numbers(schedule: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    for epoch, names in schedule.items():
+        if not re.fullmatch(r"[1-9][0-9]{0,6}", epoch):
+            raise ValueError(
+                f"{epoch!r} is no epoch: whole numbers from 1 on (epoch 0 is the start: leave it unfrozen)"
+            )
+        if not all(name.strip() for name in names) or not names:
+            raise ValueError(f"nothing is named for epoch {epoch}")
+    return dict(sorted(schedule.items(), key=lambda item: int(item[0])))
+
+
+NEXT = "next"
+"""In a schedule of unfreezing: the next frozen layer group, counted from the output."""
+
+UnfreezeSchedule = Annotated[dict[str, Names], BeforeValidator(_by_epoch), AfterValidator(_epochs_are_numbers)]
+
+
+def _rising(factors: tuple[float, float]) -> tuple[float, float]:
+    if factors[0] > factors[1]:
+        raise ValueError(f"the smallest factor ({factors[0]}) is above the largest ({factors[1]})")
+    return factors
+
+
+_Factor = Annotated[float, Field(ge=0.1, le=4)]
+Factors = Annotated[tuple[_Factor, _Factor], AfterValidator(_rising)]

@@ -13,12 +13,14 @@ from pydantic import Field
 
 from detloom_schemas.base import (
     Aliases,
+    Factors,
     GroupRule,
     Names,
     Numbers,
     Probability,
     Resolution,
     Settings,
+    UnfreezeSchedule,
     choice,
     local_path,
     plugin_list,
@@ -27,6 +29,7 @@ from detloom_schemas.base import (
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 NO_ALIASES: dict[str, str] = {}
+NO_SCHEDULE: dict[str, tuple[str, ...]] = {}
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None
 
 
@@ -81,10 +84,65 @@ class TrainingConfig(Settings):
     ema_warmup_steps: Annotated[float, Field(gt=0, description="time constant of the average's warm-up, in steps")] = (
         2000
     )
+    use_swa: Annotated[
+        bool,
+        Field(
+            description="average the weights of the last epochs, at a constant rate (SWA); from its start on, this "
+            "average is what is evaluated and exported"
+        ),
+    ] = False
+    swa_start: Annotated[float, Field(ge=0, lt=1, description="SWA: where it starts, as a share of the training")] = (
+        0.75
+    )
+    swa_lr_frac: Annotated[
+        float, Field(gt=0, le=1, description="SWA: constant learning rate from its start on, as a fraction of `lr`")
+    ] = 0.5
+    swa_norm_batches: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="SWA: batches with which the statistics of batch norms are computed for the averaged weights; "
+            "0: the statistics are averaged like the weights",
+        ),
+    ] = 32
+    use_lookahead: Annotated[
+        bool,
+        Field(
+            description="slow weights that follow the optimizer's from time to time (Lookahead); they are what is "
+            "evaluated and exported where there is neither EMA nor SWA"
+        ),
+    ] = False
+    lookahead_steps: Annotated[Positive, Field(description="Lookahead: steps between moves of the slow weights")] = 5
+    lookahead_alpha: Annotated[
+        float, Field(gt=0, le=1, description="Lookahead: how far the slow weights move towards the fast ones")
+    ] = 0.5
+    unfreeze: Annotated[
+        UnfreezeSchedule,
+        Field(
+            description="after how many epochs frozen parts are trained again: `{10: dark5, 20: [dark4, stem]}`, names "
+            "as in `model.freeze`; or epochs alone, `5, 10, 15`: each thaws the next group, counted from the output"
+        ),
+    ] = NO_SCHEDULE
+    multi_scale: Annotated[
+        Factors | None,
+        Field(
+            description="smallest and largest size of the network input relative to `resolution`, drawn anew for each "
+            "step among the multiples that the family takes: `[0.75, 1.25]`; none: always `resolution`"
+        ),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool, Field(description="compute activations again in the backward pass: less memory, about a third slower")
+    ] = False
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        Field(description="autocast: auto means bf16 where a GPU has it, else fp32"),
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Field(
+            description="autocast: auto means bf16 where a GPU has it, else fp32; fp16 scales the loss, and some "
+            "families overflow in it"
+        ),
     ] = "auto"
+    force_fp16: Annotated[
+        bool, Field(description="take precision=fp16 also for a family that is known to overflow in it")
+    ] = False
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1")] = "auto"
     seed: Annotated[int, Field(ge=0, description="seed of everything random")] = 0
     early_stopping: Annotated[bool, Field(description="stop when the validation metric stands still")] = False
@@ -99,6 +157,24 @@ class TrainingConfig(Settings):
         Positive, Field(description="epochs between two saves of `last`; the last epoch is always saved")
     ] = 1
     channels_last: Annotated[bool, Field(description="memory layout: faster convolutions on most hardware")] = False
+
+
+class LoraConfig(Settings):
+    """Low-rank adapters: a few weights beside frozen ones (Hu et al. 2021). Needs the extra `lora`."""
+
+    rank: Annotated[
+        int,
+        Field(ge=0, le=1024, description="rank of the adapters; 0: none. Everything else is frozen, but for the heads"),
+    ] = 0
+    alpha: Annotated[float, Field(gt=0, description="the adapters' output is multiplied by alpha / rank")] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the adapters")] = 0.0
+    targets: Annotated[
+        Names,
+        Field(
+            description="layers that get adapters, as patterns of their names (`*.dark4.*`); none: every linear layer "
+            "and every ungrouped convolution outside the heads"
+        ),
+    ] = ()
 
 
 class ModelConfig(Settings):
@@ -119,7 +195,15 @@ class ModelConfig(Settings):
     num_classes: Annotated[
         Positive | None, Field(description="checked against the data when given; the data decide")
     ] = None
+    freeze: Annotated[
+        Names,
+        Field(
+            description="what is kept as it was loaded: names of layer groups (`stem, dark2`), or patterns of "
+            "parameter names (`*.bias`)"
+        ),
+    ] = ()
     freeze_backbone: Annotated[bool, Field(description="keep the backbone as it was loaded")] = False
+    lora: Annotated[LoraConfig, Field(description="low-rank adapters")] = LoraConfig()
 
 
 class LocalDataSource(Settings):
@@ -370,8 +454,8 @@ class ValidationConfig(Settings):
     nms_threshold: Annotated[Probability, Field(description="IoU above which the weaker box is dropped")] = 0.65
     max_detections: Annotated[Positive, Field(description="detections kept for an image")] = 100
     save_best_metric: Annotated[
-        Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "loss"],
-        Field(description="validation number that decides which checkpoint is best"),
+        Literal["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "segm_AP", "segm_AP50", "segm_AP75", "loss"],
+        Field(description="validation number that decides which checkpoint is best; segm_: of masks"),
     ] = "AP"
     use_ema: Annotated[bool, Field(description="evaluate the averaged weights when there are any")] = True
     save_predictions: Annotated[bool, Field(description="write predictions/ in COCO form for validation and test")] = (

@@ -20,6 +20,7 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
     if model is not None:
         found += _losses(host, config, model, origins)
         found += _resolution(config, model, origins)
+        found += _precision(config, model, origins)
     demanded = config.experiment.clearml.mode not in {"auto", "off"}
     if demanded and not any(spec.name == "clearml" for spec in host.specs(LoggerSpec)):
         place = _place(origins, "experiment.clearml.mode")
@@ -88,6 +89,13 @@ def _resolution(config: RunConfig, model: ModelSpec, origins: Mapping[str, Origi
         shown = near[0] if isinstance(size, int) else near
         message = f"found {size if isinstance(size, int) else list(size)}; {model.name} takes multiples of {step}"
         yield Mistake("training.resolution", _place(origins, "training.resolution"), message, f"the nearest: {shown}")
+
+
+def _precision(config: RunConfig, model: ModelSpec, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
+    if config.training.precision == "fp16" and not model.fp16 and not config.training.force_fp16:
+        message = f"{model.name} is known to overflow in 16-bit floats: its loss becomes nan"
+        hint = "write bf16 or fp32; training.force_fp16=true tries it anyway"
+        yield Mistake("training.precision", _place(origins, "training.precision"), message, hint)
 
 
 def _place(origins: Mapping[str, Origin], *keys: str) -> str:

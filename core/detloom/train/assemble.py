@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +13,27 @@ import torch
 from detloom.data.dataset import ClassMap
 from detloom.detector import Detector, ElementLoss
 from detloom.errors import CheckpointError, ConfigError, Mistake, UnreachableError, WeightsError
+from detloom.host import PluginHost, discover
 from detloom.model import build_detector, build_losses, input_size
 from detloom.specs import LossSpec, ModelSpec, WeightsFile
 from detloom.train.checkpoint import read_checkpoint
-from detloom.train.optimizer import freeze_backbone
+from detloom.train.ema import ModelEMA, ModelSWA
+from detloom.train.freezing import NOTHING_FROZEN, Freezing, plan_freezing
+from detloom.train.lookahead import Lookahead
+from detloom.train.loop import BatchSource, Hooks, Loop, LoopParts, LoopPlan, Stateful
+from detloom.train.lora import add_adapters
+from detloom.train.optimizer import build_optimizer
+from detloom.train.recompute import recompute_activations
+from detloom.train.scales import ScalePlan, scale_sizes
+from detloom.train.schedule import Schedule, plan_of
 from detloom.train.seeding import seed_torch
 from detloom.weights import fetch_weights, read_weights
-from detloom_schemas.config import LOSS_ROLES, TrainingConfig
+from detloom_schemas.config import LOSS_ROLES, RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from detloom.config import ResolvedConfig
-    from detloom.data.dataset import Dataset
-    from detloom.host import PluginHost
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,18 +52,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """bf16 where asked for, or where `auto` meets a GPU that has it."""
+    """16 bits where asked for, or bf16 where `auto` meets a GPU that has it."""
     if config.precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BuiltModel:
     """losses: those it was built with, by qualified name. notes: what was loaded, copied and reset, for people;
     warnings: what a person should know about it. origin: address or absolute path of the weights it began with, empty
-    for random ones."""
+    for random ones. freezing: what is trained when."""
 
     detector: Detector
     spec: ModelSpec
@@ -64,9 +71,23 @@ class BuiltModel:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     origin: str = ""
+    freezing: Freezing = NOTHING_FROZEN
 
 
-def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset, *, pretrained: bool = True) -> BuiltModel:
+def create_model(
+    resolved: ResolvedConfig, class_names: Sequence[str], host: PluginHost | None = None, *, pretrained: bool = True
+) -> Detector:
+    """The detector that a configuration describes, ready to be trained: weights loaded, adapters added, frozen parts
+    frozen. host: None finds the plugins that are here. pretrained: false leaves the weights random.
+
+    Raises DetloomError for whatever keeps it from being built.
+    """
+    return build_model(resolved, host or discover(), tuple(class_names), pretrained=pretrained).detector
+
+
+def build_model(
+    resolved: ResolvedConfig, host: PluginHost, class_names: tuple[str, ...], *, pretrained: bool = True
+) -> BuiltModel:
     """The chosen model for the classes of the data, seeded before it is built, with its pretrained weights."""
     config = resolved.config
     spec = host.get(ModelSpec, config.model.type)
@@ -80,7 +101,7 @@ def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset, *,
         detector = build_detector(
             spec,
             resolved.settings(spec),
-            dataset.class_map.names,
+            class_names,
             input_size(config.training.resolution, spec),
             losses=losses,
             loss_weights={role: getattr(config.loss, f"{role}_weight") for role in LOSS_ROLES},
@@ -89,9 +110,78 @@ def build_model(resolved: ResolvedConfig, host: PluginHost, dataset: Dataset, *,
         )
     # A resumed run takes its weights from its state: the file they once came from may be gone.
     notes, warnings, origin = _load_weights(detector, spec, resolved) if pretrained else ([], [], "")
-    if config.model.freeze_backbone:
-        notes.append(f"frozen: {', '.join(freeze_backbone(detector))}")
-    return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings), origin)
+    freezing = _prepare(detector, config, notes, host.qualified(spec))
+    return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings), origin, freezing)
+
+
+def _prepare(detector: Detector, config: RunConfig, notes: list[str], model: str) -> Freezing:
+    """Adapters, frozen parts and recomputed activations, in this order."""
+    frozen: list[str] = []
+    if config.model.lora.rank:
+        seed_torch(config.training.seed, "adapters")
+        frozen, line = add_adapters(detector, config.model.lora)
+        notes.append(line)
+    freezing = plan_freezing(detector, config, frozen=frozen)
+    notes.extend(freezing.lines)
+    freezing.apply(detector, 0)
+    if config.training.gradient_checkpointing:
+        count = recompute_activations(detector, model)
+        notes.append(f"activations of {count} parts are computed again in the backward pass")
+    return freezing
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoopNeeds:
+    """What a loop is built around. keep_warmup: the user wrote the warm-up's length."""
+
+    loader: BatchSource
+    plan: LoopPlan
+    hooks: Hooks
+    device: torch.device
+    precision: torch.dtype
+    keep_warmup: bool = False
+    plugins: Mapping[str, Stateful] = dataclasses.field(default_factory=dict)
+
+
+def build_loop(model: BuiltModel, config: TrainingConfig, needs: LoopNeeds) -> Loop:
+    """The loop of a training with everything that the configuration asks for. The detector is on its device."""
+    detector, plan = model.detector, needs.plan
+    trained = model.freezing.ever_trained(detector)
+    optimizer = build_optimizer(detector, config, trained)
+    schedule = plan_of(config, plan.total_steps, plan.steps_per_epoch, keep_warmup=needs.keep_warmup)
+    parts = LoopParts(
+        swa=ModelSWA(detector) if config.use_swa else None,
+        lookahead=Lookahead(detector, trained, config.lookahead_steps, config.lookahead_alpha)
+        if config.use_lookahead
+        else None,
+        # Losses are sums over a batch: a smaller first scale than torch's saves the first steps from overflow.
+        scaler=torch.amp.GradScaler(needs.device.type, init_scale=2.0**12)
+        if needs.precision == torch.float16
+        else None,
+        freezing=model.freezing,
+        scales=_scales(model, config),
+    )
+    return Loop(
+        detector,
+        optimizer,
+        Schedule(optimizer, schedule),
+        ModelEMA(detector, config.ema_decay, config.ema_warmup_steps) if config.use_ema else None,
+        needs.loader,
+        config,
+        plan,
+        needs.hooks,
+        device=needs.device,
+        precision=needs.precision,
+        parts=parts,
+        plugins=needs.plugins,
+    )
+
+
+def _scales(model: BuiltModel, config: TrainingConfig) -> ScalePlan | None:
+    if config.multi_scale is None:
+        return None
+    size = model.detector.input_rule.size
+    return ScalePlan(scale_sizes(size, model.spec.size_divisor, config.multi_scale), config.seed)
 
 
 def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile | None, list[str]]:

@@ -1,26 +1,23 @@
 # ruff: noqa: TID253
-"""Exponential moving average of the weights (Polyak and Juditsky 1992), with a warm-up of its decay."""
+"""Averages of the weights: exponential (Polyak and Juditsky 1992) with a warm-up of its decay, and equal (SWA,
+Izmailov et al. 2018)."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class ModelEMA:
-    """Averages every floating tensor of the state dict (BatchNorm statistics too); others are copied.
+class AveragedModel:
+    """Holds an average of every floating tensor of the state dict (BatchNorm statistics too); others are copied."""
 
-    decay after t updates: `decay * (1 - exp(-t / warmup_steps))`, so that the first steps are followed closely.
-    """
-
-    def __init__(self, model: nn.Module, decay: float = 0.9999, warmup_steps: float = 2000.0) -> None:
-        self.decay = decay
-        self.warmup_steps = warmup_steps
+    def __init__(self, model: nn.Module) -> None:
         self.updates = 0
         self._applied = False
         state = model.state_dict()
@@ -37,16 +34,11 @@ class ModelEMA:
         self._floating = floating
         self._rest = [i for i in range(len(self._shadow)) if i not in set(floating)]
 
-    def decay_at(self, updates: int) -> float:
-        return self.decay * (1.0 - math.exp(-updates / self.warmup_steps))
-
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """After each optimizer step."""
+    def _move(self, model: nn.Module, weight: float) -> None:
+        """The average moves this far towards the model."""
         if id(model) != self._model_id:
             self._bind(model)
-        self.updates += 1
-        weight = 1.0 - self.decay_at(self.updates)
         shadow = [self._shadow[i] for i in self._floating]
         live = [self._live[i] for i in self._floating]
         torch._foreach_lerp_(shadow, live, weight)  # pyright: ignore[reportPrivateImportUsage]
@@ -93,3 +85,49 @@ class ModelEMA:
         for name, tensor in zip(self._names, self._shadow, strict=True):
             tensor.copy_(state["shadow"][name])
         self.updates = int(state["updates"])
+
+
+class ModelEMA(AveragedModel):
+    """decay after t updates: `decay * (1 - exp(-t / warmup_steps))`, so that the first steps are followed closely."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999, warmup_steps: float = 2000.0) -> None:
+        super().__init__(model)
+        self.decay = decay
+        self.warmup_steps = warmup_steps
+
+    def decay_at(self, updates: int) -> float:
+        return self.decay * (1.0 - math.exp(-updates / self.warmup_steps))
+
+    def update(self, model: nn.Module) -> None:
+        """After each optimizer step."""
+        self.updates += 1
+        self._move(model, 1.0 - self.decay_at(self.updates))
+
+
+class ModelSWA(AveragedModel):
+    """The mean of the models that it was updated with; before the first, whatever it was made from."""
+
+    def update(self, model: nn.Module) -> None:
+        """After each epoch from the start of the averaging on."""
+        self.updates += 1
+        self._move(model, 1.0 / self.updates)
+
+    @torch.no_grad()
+    def renew_statistics(self, model: nn.Module, forward_passes: Iterable[object]) -> None:
+        """Statistics of the batch norms that are in training mode, as means over these forward passes with the averaged
+        weights: those of the single models do not fit their mean (section 3.2). Consuming `forward_passes` runs the
+        model; the model itself stays as it is."""
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+        if not norms:
+            return
+        before = [norm.momentum for norm in norms]
+        with self.applied(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain mean over the batches
+            try:
+                for _ in forward_passes:
+                    pass
+            finally:
+                for norm, momentum in zip(norms, before, strict=True):
+                    norm.momentum = momentum

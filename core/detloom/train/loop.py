@@ -8,19 +8,24 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from detloom.data.loader import Batch
-from detloom.detector import Detector
+from detloom.detector import Detector, LossTerms, Outputs, Targets
 from detloom.errors import DetloomError
+from detloom.train.divergence import BrokenStep, find_origin
 from detloom.train.early_stopping import BestSoFar
-from detloom.train.ema import ModelEMA
+from detloom.train.ema import AveragedModel, ModelEMA, ModelSWA
+from detloom.train.freezing import NOTHING_FROZEN, Freezing, keep_frozen_in_eval
+from detloom.train.lookahead import Lookahead
 from detloom.train.memory import memory_mb
-from detloom.train.optimizer import keep_frozen_in_eval
+from detloom.train.meter import Meter
+from detloom.train.scales import ScalePlan, scaled_batch
 from detloom.train.schedule import Schedule
 from detloom.train.seeding import seed_torch
 from detloom_schemas.config import TrainingConfig
@@ -63,6 +68,19 @@ class Hooks:
     epoch_finished: Callable[[int, int, Mapping[str, float]], None]
     save: Callable[[str, Mapping[str, float]], None]
     stop_requested: Callable[[], bool]
+    keep_broken: Callable[[Mapping[str, Any]], str] = lambda broken: ""
+    """Keeps the batches of a step whose numbers are not finite; returns a sentence saying where."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopParts:
+    """What a training may have besides; none of it by default. scaler: of the loss, for 16-bit floats."""
+
+    swa: ModelSWA | None = None
+    lookahead: Lookahead | None = None
+    scaler: torch.amp.GradScaler | None = None
+    freezing: Freezing = NOTHING_FROZEN
+    scales: ScalePlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +121,24 @@ class Loop:
         *,
         device: torch.device,
         precision: torch.dtype,
+        parts: LoopParts | None = None,
         plugins: Mapping[str, Stateful] | None = None,
     ) -> None:
         self.detector, self.optimizer, self.schedule, self.ema = detector, optimizer, schedule, ema
         self.loader, self.config, self.plan, self.hooks = loader, config, plan, hooks
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.parts = device, precision, parts or LoopParts()
         self.plugins = dict(plugins or {})
         self.progress = Progress()
         patience = config.early_stopping_patience if config.early_stopping else None
         self.best = BestSoFar(
             plan.best_metric == "loss", config.early_stopping_min_delta, patience, metric=plan.best_metric
         )
-        self._parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-        self._meter = _Meter()
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._meter = Meter()
+        self._broken = torch.zeros((), device=device)
+        if self.parts.scaler is None:
+            # What a scaler tells the fused optimizers: 1 means, leave weights and moments alone.
+            optimizer.found_inf = self._broken  # type: ignore[attr-defined]
 
     # ---- run ---------------------------------------------------------------------------------------------------
 
@@ -123,6 +146,7 @@ class Loop:
         """Train until the plan is done. Returns `completed`, `stopped early` or `interrupted`."""
         while not self.progress.finished and not self.best.exhausted:
             epoch = self.progress.epoch
+            self.parts.freezing.apply(self.detector, epoch)
             self.detector.begin_epoch(epoch, self.plan.total_epochs)
             self.hooks.epoch_started(epoch, self.progress.step)
             if not self._train_epoch(epoch):
@@ -172,6 +196,7 @@ class Loop:
         started = time.perf_counter()
         is_best = False
         last_epoch = progress.step >= self.plan.total_steps
+        self._average(epoch)
         if last_epoch or self.plan.is_evaluated(epoch):
             metrics.update(self.hooks.evaluate(epoch))
             metrics["epoch/evaluation_s"] = time.perf_counter() - started
@@ -185,6 +210,32 @@ class Loop:
         if progress.finished or (epoch + 1) % self.config.checkpoint_interval == 0:
             self.hooks.save("last", metrics)
         return metrics
+
+    # ---- averages ----------------------------------------------------------------------------------------------
+
+    @property
+    def averaged(self) -> AveragedModel | Lookahead | None:
+        """Whose weights are evaluated and exported: SWA's from its first model on, else EMA's, else Lookahead's slow
+        ones; None: the optimizer's."""
+        swa = self.parts.swa
+        if swa is not None and swa.updates:
+            return swa
+        return self.ema or self.parts.lookahead
+
+    def _average(self, epoch: int) -> None:
+        """At the end of an epoch: one more model for SWA."""
+        swa, start = self.parts.swa, self.schedule.plan.swa_start
+        if swa is None or start is None or self.progress.step <= start:
+            return
+        swa.update(self.detector)
+        if self.config.swa_norm_batches:
+            swa.renew_statistics(self.detector, self._forward_passes(epoch, self.config.swa_norm_batches))
+
+    def _forward_passes(self, epoch: int, count: int) -> Iterator[None]:
+        """The first batches of an epoch through the detector, in training mode and without a gradient."""
+        for number, batch in enumerate(itertools.islice(self.loader.epoch(epoch), count)):
+            self._outputs(batch, self.progress.step, number)
+            yield
 
     # ---- step --------------------------------------------------------------------------------------------------
 
@@ -201,32 +252,71 @@ class Loop:
         normaliser: Tensor | None = None
         names: tuple[str, ...] = ()
         for number, batch in enumerate(micro):
-            seed_torch(self.config.seed, self.progress.step, number, device=self.device)
-            names, terms, count = self._forward_backward(batch)
+            names, terms, count = self._forward_backward(batch, self.progress.step, number)
             sums = terms if sums is None else sums + terms
             normaliser = count if normaliser is None else normaliser + count
         assert sums is not None and normaliser is not None
         # Terms are summed, not averaged: dividing once by the total makes accumulation equal to the large batch.
         normaliser = normaliser.clamp(min=1.0)
-        norm = self._scale_gradients(normaliser)
-        self.optimizer.step()
+        norm = self._update(sums, normaliser)
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
+        if self.parts.lookahead is not None:
+            self.parts.lookahead.update()
         if self.ema is not None:
             self.ema.update(self.detector)
-        self._meter.record(names, sums, norm, normaliser)
+        self._meter.record(names, sums, norm, normaliser, (self.progress.batch, len(micro)))
 
-    def _forward_backward(self, batch: Batch) -> tuple[tuple[str, ...], Tensor, Tensor]:
-        images = batch.images.to(self.device, non_blocking=True)
-        if self.config.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        targets = batch.targets.to(self.device)
-        with self._autocast():
-            outputs = self.detector(images, targets)
-        loss = self.detector.loss(outputs, targets)
+    def _update(self, sums: Tensor, normaliser: Tensor) -> Tensor:
+        """One step of the optimizer, unless something is not finite; returns the norm of the undivided gradient.
+
+        Nothing is read here: the device remembers that a step was broken and leaves the weights alone from there on,
+        so that the step can be run again when the record finds it.
+        """
+        scaler = self.parts.scaler
+        if scaler is None:
+            norm = self._scale_gradients(normaliser)
+            self._note_broken(norm + sums.sum())
+            self.optimizer.step()
+            return norm
+        self._note_broken(sums.sum())
+        scaler.unscale_(self.optimizer)  # an overflow of the gradient alone is ordinary: the scaler skips the step
+        norm = self._scale_gradients(normaliser)
+        scaler.step(self.optimizer)
+        scaler.update()
+        return norm
+
+    def _note_broken(self, value: Tensor) -> None:
+        self._broken.add_(torch.isfinite(value).logical_not_()).clamp_(max=1)
+
+    def _forward_backward(self, batch: Batch, step: int, number: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
+        """number: of the micro-batch in its step."""
+        loss = self._loss(batch, step, number)
         values = torch.stack(list(loss.terms.values()))
-        values.sum().backward()  # type: ignore[no-untyped-call]
+        total = values.sum()
+        if self.parts.scaler is not None:
+            # Divided by zero after a broken step: the scaler skips everything that follows it.
+            total = self.parts.scaler.scale(total) / (1 - self._broken)
+        total.backward()  # type: ignore[no-untyped-call]
         return tuple(loss.terms), values.detach(), loss.normaliser.detach().float()
+
+    def _loss(self, batch: Batch, step: int, number: int) -> LossTerms:
+        return self.detector.loss(*self._outputs(batch, step, number))
+
+    def _outputs(self, batch: Batch, step: int, number: int) -> tuple[Outputs, Targets]:
+        """The forward pass: a function of weights, batch, step and number."""
+        seed_torch(self.config.seed, step, number, device=self.device)
+        batch = self._on_device(batch)
+        if self.parts.scales is not None:
+            batch = scaled_batch(batch, self.parts.scales.size_at(step))
+        if self.config.channels_last:
+            batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            return self.detector(batch.images, batch.targets), batch.targets
+
+    def _on_device(self, batch: Batch) -> Batch:
+        images = batch.images.to(self.device, non_blocking=True)
+        return replace(batch, images=images, targets=batch.targets.to(self.device))
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == torch.float32:
@@ -248,25 +338,55 @@ class Loop:
 
     def _log(self, epoch: int) -> None:
         """Read what was gathered on the device since the last record: the one host read of the loop."""
-        means = self._meter.take()
-        if not means:
+        record = self._meter.take(skipped=self.parts.scaler is not None)
+        if record is None:
             return
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(means[name]):
-                what = "loss" if name == "loss" else "gradient"
-                raise TrainingDiverged(
-                    f"the {what} is {means[name]} at step {self.progress.step} (epoch {epoch + 1})",
-                    hint="lower training.lr, lengthen training.warmup_epochs, set training.gradient_clip (10 or less) "
-                    "or use training.precision=fp32; the last checkpoint is whole and --resume starts from it",
-                )
+        means, steps = record.means, record.steps
+        if record.broken is not None:
+            self._stop_at(replace(record.broken, step=self.progress.step - steps + 1 + record.broken.step), epoch)
+        self._check_scale(means)
         values = dict(means)
         values["lr"] = self.schedule.rate_of(self.progress.step - 1)
         values["memory_mb"] = memory_mb(self.device)
-        steps = self._meter.last_steps
         for name, value in values.items():
             self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value * steps
         self.progress.summed_steps += steps
         self.hooks.log({f"train/{k}": v for k, v in values.items()}, self.progress.step, epoch)
+
+    def _check_scale(self, means: Mapping[str, float]) -> None:
+        """A scaler that skips every step and has nothing left to give away will never get anywhere."""
+        scaler = self.parts.scaler
+        if scaler is not None and "grad_norm" not in means and scaler.get_scale() < 1:
+            raise TrainingDiverged(
+                f"the gradient overflows 16-bit floats at step {self.progress.step}, however small the loss is scaled",
+                hint="use training.precision=bf16 or fp32; the last checkpoint is whole and --resume starts from it",
+            )
+
+    def _stop_at(self, broken: BrokenStep, epoch: int) -> NoReturn:
+        """Run the broken step again, watched, keep its batches, and say where it began."""
+        batches = list(itertools.islice(self.loader.epoch(epoch, broken.first_batch), broken.batches))
+        passes = [partial(self._loss, batch, broken.step - 1, number) for number, batch in enumerate(batches)]
+        try:
+            origin = find_origin(self.detector, passes)
+        except Exception as error:  # the second fault must not hide the first
+            origin = f"it could not be run again ({type(error).__name__}: {error})"
+        kept = self.hooks.keep_broken(
+            {
+                "step": broken.step,
+                "epoch": epoch,
+                "seed": self.config.seed,
+                "precision": str(self.precision).removeprefix("torch."),
+                "what": f"{broken.what} {broken.value}",
+                "origin": origin,
+                "batches": [_as_kept(batch) for batch in batches],
+            }
+        )
+        raise TrainingDiverged(
+            f"the {broken.what} is {broken.value} at step {broken.step} (epoch {epoch + 1}); it began in {origin}"
+            + (f"; {kept}" if kept else ""),
+            hint="lower training.lr, lengthen training.warmup_epochs, set training.gradient_clip (10 or less) "
+            "or use training.precision=fp32; the last checkpoint is whole and --resume starts from it",
+        )
 
     # ---- state -------------------------------------------------------------------------------------------------
 
@@ -277,18 +397,24 @@ class Loop:
             "model": self.detector.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
+            **{name: None if part is None else part.state_dict() for name, part in self._stateful().items()},
             "best": self.best.state_dict(),
             "progress": {name: getattr(progress, name) for name in Progress.__slots__},
             "plugins": {name: plugin.state_dict() for name, plugin in self.plugins.items()},
         }
 
+    def _stateful(self) -> dict[str, Any]:
+        """Parts that may be there or not, by the name of their state."""
+        parts = self.parts
+        return {"ema": self.ema, "swa": parts.swa, "lookahead": parts.lookahead, "scaler": parts.scaler}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.detector.load_state_dict(state["model"])
         self._load_optimizer(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.load_state_dict(state["ema"])
+        for name, part in self._stateful().items():
+            if part is not None and state.get(name) is not None:
+                part.load_state_dict(state[name])
         self.best.load_state_dict(state["best"])
         self.progress = Progress(**state["progress"])
         # A longer plan than the saved run had: go on where it ended.
@@ -307,40 +433,14 @@ class Loop:
             group.update(own)
 
 
-class _Meter:
-    """What the device computed and the clocks said between two records. Nothing is computed on it here: that waits
-    for the record, every tenth step or so."""
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-        self.last_steps = 0
-        self._names: tuple[str, ...] = ()
-        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._images = 0
-        self._since = time.perf_counter()
-
-    def start(self) -> None:
-        self.__init__()  # type: ignore[misc]
-
-    def add(self, images: int) -> None:
-        self._images += images
-
-    def record(self, names: tuple[str, ...], terms: Tensor, norm: Tensor, normaliser: Tensor) -> None:
-        """terms: [T], summed; norm: of the undivided gradient; both are divided by the normaliser when read."""
-        self._names = names
-        self._steps.append((terms, norm, normaliser))
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call; empty when nothing happened."""
-        if not self._steps:
-            return {}
-        sums = [torch.cat([terms, norm.reshape(1)]) / normaliser for terms, norm, normaliser in self._steps]
-        *terms, norm = torch.stack(sums).mean(0).tolist()
-        elapsed = max(time.perf_counter() - self._since, 1e-9)
-        means = {"loss": math.fsum(terms), **dict(zip(self._names, terms, strict=True)), "grad_norm": norm}
-        means["images_per_s"] = self._images / elapsed
-        means["data_wait"] = self.waited / elapsed
-        steps = len(self._steps)
-        self.start()
-        self.last_steps = steps
-        return means
+def _as_kept(batch: Batch) -> dict[str, Any]:
+    """Plain values that `torch.load(..., weights_only=True)` reads."""
+    return {
+        "images": batch.images,
+        "boxes": batch.targets.boxes,
+        "labels": batch.targets.labels,
+        "masks": batch.targets.masks,
+        "indices": list(batch.indices),
+        "sizes": [list(size) for size in batch.sizes],
+        "image_ids": list(batch.image_ids),
+    }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,12 @@ def undecayed_parameters(model: nn.Module) -> set[int]:
     return found
 
 
-def parameter_groups(detector: Detector, rates: Rates) -> list[dict[str, Any]]:
+def parameter_groups(detector: Detector, rates: Rates, trained: Set[int] | None = None) -> list[dict[str, Any]]:
     """Groups with `params`, `lr`, `initial_lr`, `weight_decay`, `name`.
 
     Body group i of L gets `lr * llrd_decay ** (L - i - 1)`. Groups with equal numbers are merged, since every group is
-    a kernel launch of its own. Raises ValueError when the family's layer groups leave a parameter out or name it twice.
+    a kernel launch of its own. trained: ids of the parameters to hold, also those that are frozen for now; None: those
+    that are not frozen. Raises ValueError when the family's layer groups leave a parameter out or name it twice.
     """
     undecayed = undecayed_parameters(detector)
     groups = detector.layer_groups()
@@ -61,7 +63,7 @@ def parameter_groups(detector: Detector, rates: Rates) -> list[dict[str, Any]]:
                 if id(parameter) in seen:
                     raise ValueError(f"layer groups {seen[id(parameter)]!r} and {group.name!r} share a parameter")
                 seen[id(parameter)] = group.name
-                if not parameter.requires_grad:
+                if not (parameter.requires_grad if trained is None else id(parameter) in trained):
                     continue
                 decay = 0.0 if id(parameter) in undecayed else rates.weight_decay
                 entry = merged.setdefault(
@@ -90,15 +92,20 @@ def build_llrd_optimizer(
     return torch.optim.AdamW(groups, lr=base_lr, fused=_fused(model))
 
 
-def build_optimizer(detector: Detector, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimizer of the `training` section, with one group for each pair of learning rate and weight decay."""
+def build_optimizer(
+    detector: Detector, config: TrainingConfig, trained: Set[int] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of the `training` section, with one group for each pair of learning rate and weight decay.
+
+    trained: see parameter_groups. A parameter that is thawed later gets its moments with its first gradient.
+    """
     rates = Rates(
         config.lr,
         config.weight_decay,
         config.llrd_decay if config.use_llrd else 1.0,
         config.head_lr_multiplier,
     )
-    groups = parameter_groups(detector, rates)
+    groups = parameter_groups(detector, rates, trained)
     fused = _fused(detector)
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
@@ -110,23 +117,3 @@ def build_optimizer(detector: Detector, config: TrainingConfig) -> torch.optim.O
 def _fused(model: nn.Module) -> bool:
     """One kernel for all tensors: 4.8x less CPU time than the loop over tensors (R18's tensors, one thread)."""
     return all(parameter.device.type in {"cpu", "cuda"} for parameter in model.parameters())
-
-
-def freeze_backbone(detector: Detector) -> list[str]:
-    """Stop the gradient of the groups marked as backbone; returns their names.
-
-    Their BatchNorm statistics are frozen by `keep_frozen_in_eval`, which the loop calls after each `train()`.
-    """
-    frozen = [group for group in detector.layer_groups() if group.is_backbone]
-    for group in frozen:
-        for module in group.modules:
-            module.requires_grad_(False)
-    return [group.name for group in frozen]
-
-
-def keep_frozen_in_eval(detector: Detector) -> None:
-    for group in detector.layer_groups():
-        for module in group.modules:
-            parameters = list(module.parameters())
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
-                module.eval()

@@ -17,7 +17,8 @@ Curve = Literal["cosine", "multistep", "exponential", "step", "constant"]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Lengths in optimizer steps. milestones: fractions of the training; gamma: factor of a drop (multistep, step) or
-    of an epoch (exponential); min_frac: lowest rate relative to the peak."""
+    of an epoch (exponential); min_frac: lowest rate relative to the peak; swa_start: from this step on, the rate is
+    swa_frac of the peak, whatever the curve says."""
 
     curve: Curve
     total_steps: int
@@ -27,9 +28,13 @@ class Plan:
     milestones: tuple[float, ...] = (0.7, 0.9)
     gamma: float = 0.1
     step_epochs: int = 30
+    swa_start: int | None = None
+    swa_frac: float = 0.5
 
     def factor(self, step: int) -> float:
         """Factor of the learning rate for the update number `step` (0-based)."""
+        if self.swa_start is not None and step >= self.swa_start:
+            return self.swa_frac
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         return max(self._curve(step), self.min_frac)
@@ -118,4 +123,11 @@ def plan_of(config: TrainingConfig, total_steps: int, steps_per_epoch: int, *, k
         milestones=config.lr_milestones,
         gamma=config.lr_gamma,
         step_epochs=config.lr_step_epochs,
+        swa_start=swa_start(config, total_steps),
+        swa_frac=config.swa_lr_frac,
     )
+
+
+def swa_start(config: TrainingConfig, total_steps: int) -> int | None:
+    """The first step of the averaging; None: there is none."""
+    return int(config.swa_start * total_steps) if config.use_swa else None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -17,18 +18,17 @@ from detloom.data.balance import image_rates
 from detloom.data.caching import PixelStore, build_stores
 from detloom.data.dataset import Split, select_images
 from detloom.data.loader import EvalLoader, TrainLoader, build_transforms
-from detloom.errors import CheckpointError, DataError
+from detloom.errors import CheckpointError, DataError, DetloomError
 from detloom.evaluate import COCOEvaluator, Evaluation, PassOptions
 from detloom.events import CheckpointSaved, EpochFinished, EpochStarted, ValidationFinished
+from detloom.files import atomic_path
 from detloom.geometry import Detections
 from detloom.model import describe
 from detloom.progress import Reading
-from detloom.train.assemble import BuiltModel, choose_device, choose_precision
+from detloom.train.assemble import BuiltModel, LoopNeeds, build_loop, choose_device, choose_precision
 from detloom.train.checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
-from detloom.train.ema import ModelEMA
 from detloom.train.loop import Hooks, Loop, LoopPlan, Stateful
-from detloom.train.optimizer import build_optimizer
-from detloom.train.schedule import Schedule, plan_of
+from detloom.train.lora import merged_state, without_adapters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,6 @@ class Session:
         self.pixels = self._pixels()
         self.loader = self._train_loader()
         self.plan = self._plan()
-        self.ema = self._ema()
         self.fanout: LoggerFanout | None = None
         self.loop = self._loop()
 
@@ -117,6 +116,7 @@ class Session:
             if training.overfit_batches
             else image_rates(self.train_split, data.balance, data.balance_threshold),
             pixels=self.pixels["train"],
+            masks=self.detector.masks,
         )
 
     def eval_loader(self, split: Split) -> EvalLoader:
@@ -127,6 +127,7 @@ class Session:
             batch_size=size,
             num_workers=self.config.data.num_workers,
             pixels=self.pixels["val"] if split is self.val_split else None,
+            masks=self.detector.masks,
         )
 
     def _plan(self) -> LoopPlan:
@@ -143,23 +144,7 @@ class Session:
             log_interval=self.config.experiment.logging.log_interval,
         )
 
-    def _ema(self) -> ModelEMA | None:
-        training = self.config.training
-        if not training.use_ema:
-            return None
-        return ModelEMA(self.detector, training.ema_decay, training.ema_warmup_steps)
-
     def _loop(self) -> Loop:
-        optimizer = build_optimizer(self.detector, self.config.training)
-        schedule = Schedule(
-            optimizer,
-            plan_of(
-                self.config.training,
-                self.plan.total_steps,
-                self.plan.steps_per_epoch,
-                keep_warmup=self._is_users("training.warmup_steps") or self._is_users("training.warmup_epochs"),
-            ),
-        )
         hooks = Hooks(
             log=self._log,
             epoch_started=self._epoch_started_at,
@@ -167,22 +152,20 @@ class Session:
             epoch_finished=self._epoch_finished,
             save=self._save,
             stop_requested=self.around.stop_requested,
+            keep_broken=self._keep_broken,
         )
         parts: dict[str, object] = {**self.model.losses, **self.loader.plugins}
         plugins = {name: part for name, part in parts.items() if isinstance(part, Stateful)}
-        return Loop(
-            self.detector,
-            optimizer,
-            schedule,
-            self.ema,
+        needs = LoopNeeds(
             self.loader,
-            self.config.training,
             self.plan,
             hooks,
-            device=self.device,
-            precision=self.precision,
+            self.device,
+            self.precision,
+            keep_warmup=self._is_users("training.warmup_steps") or self._is_users("training.warmup_epochs"),
             plugins=plugins,
         )
+        return build_loop(self.model, self.config.training, needs)
 
     def _is_users(self, key: str) -> bool:
         origin = self.around.resolved.origins.get(key)
@@ -213,21 +196,28 @@ class Session:
         return metrics
 
     def _validated(self) -> dict[str, float]:
-        if self.ema is not None and self.config.validation.use_ema:
-            with self.ema.applied(self.detector):
-                evaluation, _, losses = self.evaluate_split(self.val_split)
-        else:
+        with self._averaged():
             evaluation, _, losses = self.evaluate_split(self.val_split)
         if not evaluation.truths:  # AP of nothing is no judgement: the last weights will be the best
             return {f"val/{name}": value for name, value in losses.items()}
         return {**evaluation.scalars("val"), **{f"val/{name}": value for name, value in losses.items()}}
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The detector with the weights that are evaluated and exported."""
+        averaged = self.loop.averaged if self.config.validation.use_ema else None
+        return contextlib.nullcontext() if averaged is None else averaged.applied(self.detector)
 
     def evaluate_split(
         self, split: Split, *, full_precision: bool = False
     ) -> tuple[Evaluation, list[Detections], dict[str, float]]:
         """With the weights that the detector has now. Returns numbers, detections by image, losses."""
         dataset = self.around.dataset
-        evaluator = COCOEvaluator(split, dataset.class_map, max_detections=self.config.validation.max_detections)
+        evaluator = COCOEvaluator(
+            split,
+            dataset.class_map,
+            masks=self.detector.masks,
+            max_detections=self.config.validation.max_detections,
+        )
         if full_precision and self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # nothing is trained after
         autocast = None if full_precision or self.precision == torch.float32 else self.precision
@@ -272,11 +262,22 @@ class Session:
         self.around.host.notify("checkpoint_saved", event)
 
     def _weights(self) -> dict[str, Tensor]:
-        """What is evaluated and exported: the averaged weights where they are used."""
-        if self.ema is None or not self.config.validation.use_ema:
-            return self.detector.saved_state()
-        with self.ema.applied(self.detector):
-            return {name: tensor.detach().clone() for name, tensor in self.detector.saved_state().items()}
+        """What is evaluated and exported: the averaged weights where they are used, adapters merged into them."""
+        with self._averaged():
+            return {name: tensor.detach().clone() for name, tensor in merged_state(self.detector).items()}
+
+    def _keep_broken(self, broken: Mapping[str, Any]) -> str:
+        """The batches of a step that was not finite, with the names of their images."""
+        images = self.train_split.images
+        names = [images[index].file_name for batch in broken["batches"] for index in batch["indices"]]
+        path = self.folder / "diverged" / f"step-{broken['step']:06d}.pt"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with atomic_path(path) as part:
+                torch.save({"format": 1, **broken, "file_names": names}, part)
+        except (OSError, RuntimeError, DetloomError) as error:
+            return f"its batch could not be kept ({error})"
+        return f"its batch is kept in {path} ({', '.join(names[:8])}{', ...' if names[8:] else ''})"
 
     def resume_from(self, payload: Mapping[str, Any], path: Path) -> None:
         """Go on from a state of this run. Raises CheckpointError when it belongs to other data or another model."""
@@ -317,6 +318,7 @@ class Session:
     def use_best(self) -> dict[str, Any]:
         """Load the weights of best.pt into the detector; returns its payload."""
         payload = read_checkpoint(self._checkpoints / BEST)
+        self.detector = without_adapters(self.detector)
         self.detector.load_saved_state(payload["weights"])
         self.detector.eval()
         return payload

@@ -90,5 +90,10 @@ class YoloxDetector(Detector):
             LayerGroup("head", (self.head,), len(groups) + 1, is_head=True),
         ]
 
+    def recomputed_modules(self) -> Sequence[nn.Module]:
+        body, head = self.backbone.backbone, self.head
+        neck = [module for module in self.backbone.neck_modules() if next(module.parameters(), None) is not None]
+        return [body.stem, body.dark2, body.dark3, body.dark4, body.dark5, *neck, *head.cls_convs, *head.reg_convs]
+
     def load_pretrained(self, state: Mapping[str, Tensor], class_names: Sequence[str], source: str) -> TransferReport:
         return transfer(self, state, class_names, source)

@@ -1,0 +1,65 @@
+# ruff: noqa: TID253
+"""Multi-scale training: another size of the network input at each step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detloom.data.batch import Batch
+from detloom.detector import Targets
+from detloom.rng import keyed_generator
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScalePlan:
+    """sizes: the (height, width) to draw from, each as likely as any other."""
+
+    sizes: tuple[tuple[int, int], ...]
+    seed: int
+
+    def size_at(self, step: int) -> tuple[int, int]:
+        """A function of (seed, step): all micro-batches of a step have one size, and a resumed run has the same."""
+        return self.sizes[int(keyed_generator(self.seed, step, "scale").integers(len(self.sizes)))]
+
+
+def scale_sizes(size: tuple[int, int], divisor: int, factors: tuple[float, float]) -> tuple[tuple[int, int], ...]:
+    """Multiples of `divisor` from factors[0] to factors[1] times `size` (height, width), from small to large.
+
+    The shorter side runs over its multiples; the longer one takes the multiple that is nearest to the ratio of `size`.
+    `size` itself is always among them.
+    """
+    short, long = min(size), max(size)
+    first = -(-int(short * factors[0] + 0.5) // divisor)
+    last = int(short * factors[1] + 0.5) // divisor
+    found = {(short, long)}
+    for count in range(max(first, 1), last + 1):
+        side = count * divisor
+        found.add((side, max(round(side * long / short / divisor), 1) * divisor))
+    upright = size[0] > size[1]
+    return tuple((b, a) if upright else (a, b) for a, b in sorted(found))
+
+
+def scaled_batch(batch: Batch, size: tuple[int, int]) -> Batch:
+    """The batch at another size of the network input; boxes and masks go with the pixels."""
+    height, width = batch.images.shape[-2:]
+    if (height, width) == size:
+        return batch
+    y, x = size[0] / height, size[1] / width
+    boxes = batch.targets.boxes * batch.targets.boxes.new_tensor([x, y, x, y])
+    targets = Targets(boxes, batch.targets.labels, _scaled_masks(batch.targets.masks, size))
+    return dataclasses.replace(batch, images=_scaled_images(batch.images, size), targets=targets)
+
+
+def _scaled_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 [B, 3, H, W]; averaged over the pixels that become one where it shrinks."""
+    smaller = size[0] < images.shape[-2]
+    scaled = F.interpolate(images.float(), size, mode="bilinear", align_corners=False, antialias=smaller)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _scaled_masks(masks: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+    return None if masks is None else F.interpolate(masks, size, mode="nearest-exact")
