@@ -11,13 +11,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from detloom.boxes import iou
 from detloom.config import ResolvedConfig, mapping_layer, resolve
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff
 from detloom.detector import Detector, ElementLoss, LossTerms, Outputs, Targets
@@ -29,6 +32,7 @@ from detloom.host import PluginHost
 from detloom.losses import expected_bin
 from detloom.run import train_run
 from detloom.specs import (
+    QUALITY_FLOOR,
     ExporterSpec,
     ExportRequest,
     FormatSpec,
@@ -60,19 +64,34 @@ class NotingDetector(TinyDetector):
         return super().forward(images, targets, prompts)
 
 
-class BinsDetector(NotingDetector):
-    """Also takes its class scores for a distribution of each object's width: a term of the role `distribution`."""
+class ChosenDetector(NotingDetector):
+    """Learns with the losses that were chosen for it. Its class scores are also taken for a distribution of each
+    object's width, so that it has a term of every role."""
 
     def __init__(self, context: ModelContext) -> None:
         super().__init__(context.class_names, context.size, dropout=0.0)
-        self.losses, self.weights = context.losses, context.loss_weights
+        self.context = context
 
     def loss(self, outputs: Outputs, targets: Targets) -> LossTerms:
-        found = super().loss(outputs, targets)
-        bins = outputs.logits.mean(1, keepdim=True).expand(-1, targets.labels.shape[1], -1).flatten(0, 1)
-        widths = (targets.boxes[..., 2] - targets.boxes[..., 0]).flatten() / 64
-        values = self.losses["distribution"](bins, widths * (bins.shape[1] - 1)) * targets.valid.flatten()
-        return LossTerms({**found.terms, "loss_dfl": self.weights["distribution"] * values.sum()}, found.normaliser)
+        kept = super().loss(outputs, targets)
+        boxes, valid = self.decode(outputs).boxes, targets.valid
+        centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+        cell = (centre[..., 1] // 16 * outputs.extra["width"] + centre[..., 0] // 16).long()
+        found = boxes.gather(1, cell[..., None].expand(-1, -1, 4))
+        logits = outputs.logits.gather(1, cell[..., None].expand(-1, -1, outputs.logits.shape[-1]))
+        overlap = iou(found, targets.boxes).detach().clamp(min=QUALITY_FLOOR) if self.context.quality_targets else 1.0
+        wanted = one_hot(targets.labels.clamp(min=0), logits.shape[-1]) * (valid * overlap)[..., None]
+        widths = (targets.boxes[..., 2] - targets.boxes[..., 0]) / 64 * (logits.shape[-1] - 1)
+        terms = {"loss_obj": kept.terms["loss_obj"]}
+        for role, first, second in (
+            ("classification", logits, wanted),
+            ("box", found, targets.boxes),
+            ("distribution", logits, widths),
+        ):
+            values = self.context.losses[role](first.flatten(0, 1), second.flatten(0, 1))
+            values = values if values.ndim == 1 else values.sum(-1)
+            terms[f"loss_{role}"] = self.context.loss_weights[role] * (values * valid.flatten()).sum()
+        return LossTerms(terms, kept.normaliser)
 
 
 class FirstTwo(COCOFormat):
@@ -139,16 +158,17 @@ def _model(name: str, dropout: float) -> ModelSpec:
 
 @hookimpl
 def detloom_models() -> Iterable[ModelSpec]:
-    bins = ModelSpec(
-        name="lab-bins",
+    chosen = ModelSpec(
+        name="lab-losses",
         family="lab",
-        summary="a model for tests that learns distributions",
+        summary="a model for tests whose losses can be chosen",
         licence="none",
-        build=lambda settings, context: BinsDetector(context),
-        loss_roles={"distribution": "dfl"},
+        build=lambda settings, context: ChosenDetector(context),
+        loss_roles={"classification": "bce", "box": "iou", "distribution": "dfl"},
         size_divisor=16,
     )
-    return [_model("lab-dry", 0.0), _model("lab-wet", 0.5), bins]
+    hot = replace(_model("lab-dry", 0.0), name="lab-hot", fp16=False)
+    return [_model("lab-dry", 0.0), _model("lab-wet", 0.5), chosen, hot]
 
 
 @hookimpl

@@ -58,6 +58,11 @@ YOLOX: Values = {
 }
 FILES: Values = {"data.local.path": "{files}", "data.local.train": "a.json", "data.local.val": "b.json"}
 
+LOSSES: Values = {"model.type": "lab-losses", "training.epochs": 1}
+CLASS_LOSSES = ("focal", "varifocal", "mal", "ia_bce", "ce")
+BOX_LOSSES = ("giou", "diou", "ciou", "siou", "l1")
+"""Besides bce and iou, which the lab's model and YOLOX mean when nothing is chosen."""
+
 CONTEXTS: dict[str, Values] = {
     "plain": {},
     "long": {"training.epochs": 6},
@@ -69,6 +74,11 @@ CONTEXTS: dict[str, Values] = {
         "augmentation.affine.scale_max": 1.3,
     },
     "layer-wise": {"training.use_llrd": True},
+    "averaging": {"training.use_swa": True, "training.swa_start": 0.5},
+    "slow weights": {"training.use_lookahead": True},
+    "frozen": {"model.freeze": ["stem"]},
+    "adapted": {"model.lora.rank": 2, "training.lr": 0.1},
+    "overflowing": {"model.type": "lab-hot", "training.precision": "fp16"},
     "multistep": {"training.scheduler": "multistep"},
     "step": {"training.scheduler": "step"},
     # No learning to speak of: AP stands still, and so does everything that waits for it.
@@ -97,9 +107,10 @@ CONTEXTS: dict[str, Values] = {
     "unknown class, limited": {"data.local.path": "{broken}", "data.max_left_out": 0.5},
     "unknown class, lenient": {"data.local.path": "{broken}", "data.policy": "lenient"},
     "nearly leaking": {"data.local.path": "{near}", "training.epochs": 1},
-    "bins": {"model.type": "lab-bins"},
+    "losses": LOSSES,
+    **{name: {**LOSSES, "loss.classification": name} for name in CLASS_LOSSES},
+    **{name: {**LOSSES, "loss.box": name} for name in BOX_LOSSES},
     "yolox": YOLOX,
-    "yolox, focal": {**YOLOX, "loss.classification": "focal"},
     "yolox, more in the file": {**YOLOX, "model.pretrain_weights": "{more}"},
     "onnx": {"export.format": ["onnx"], "training.epochs": 1},
     "spoiled": {"export.format": ["spoiler"], "export.half": True, "training.epochs": 1},
@@ -145,7 +156,18 @@ ROWS = [
     Row("training.use_ema", False, ("best", "metrics"), keeps=("trained",)),
     Row("training.ema_decay", 0.5, ("best",), keeps=("trained",)),
     Row("training.ema_warmup_steps", 50.0, ("best",), keeps=("trained",)),
+    Row("training.use_swa", True, (*TRAINED, "metrics")),
+    Row("training.swa_start", 0.0, TRAINED, "averaging"),
+    Row("training.swa_lr_frac", 0.1, TRAINED, "averaging"),
+    Row("training.swa_norm_batches", 0, ("best", "metrics"), "averaging", keeps=("trained",)),
+    Row("training.use_lookahead", True, TRAINED),
+    Row("training.lookahead_steps", 2, TRAINED, "slow weights"),
+    Row("training.lookahead_alpha", 0.9, TRAINED, "slow weights"),
+    Row("training.unfreeze", {"1": ["stem"]}, TRAINED, "frozen"),
+    Row("training.multi_scale", [0.5, 1.5], ("trained", "notes")),
+    Row("training.gradient_checkpointing", True, ("record",), keeps=("trained", "best")),
     Row("training.precision", "bf16", ("trained", "record")),
+    Row("training.force_fp16", True, ("error", "place"), "overflowing"),
     Row("training.device", "cuda:99", ("error", "place")),
     Row("training.seed", 1, TRAINED),
     Row("training.early_stopping", True, ("trained", "notes"), "still"),
@@ -158,7 +180,12 @@ ROWS = [
     Row("model.pretrain_weights", "{lab}", (*TRAINED, "record")),
     Row("model.strict_weights", True, ("error",), "yolox, more in the file"),
     Row("model.num_classes", 3, ("error", "place")),
+    Row("model.freeze", ["*.bias"], TRAINED),
     Row("model.freeze_backbone", True, TRAINED),
+    Row("model.lora.rank", 2, TRAINED),
+    Row("model.lora.alpha", 1.0, TRAINED, "adapted"),
+    Row("model.lora.dropout", 0.5, TRAINED, "adapted"),
+    Row("model.lora.targets", ["body"], TRAINED, "adapted"),
     Row("model.yolox.objectness_weight", 3.0, TRAINED, "yolox"),
     Row("model.yolox.candidate_topk", 1, TRAINED, "yolox"),
     Row("model.yolox.center_radius", 0.1, TRAINED, "yolox"),
@@ -204,13 +231,24 @@ ROWS = [
     Row("augmentation.hsv.v", 0.1, TRAINED, "augmented"),
     Row("loss.classification", "focal", TRAINED, "yolox"),
     Row("loss.box", "giou", TRAINED, "yolox"),
+    *(Row("loss.classification", name, TRAINED, "losses") for name in CLASS_LOSSES),
+    *(Row("loss.box", name, TRAINED, "losses") for name in BOX_LOSSES),
+    Row("loss.distribution", "mean-bin", TRAINED, "losses"),
     Row("loss.classification_weight", 3.0, TRAINED, "yolox"),
     Row("loss.box_weight", 1.0, TRAINED, "yolox"),
-    Row("loss.distribution", "mean-bin", TRAINED, "bins"),
-    Row("loss.distribution_weight", 4.0, TRAINED, "bins"),
-    Row("loss.focal.gamma", 0.5, TRAINED, "yolox, focal"),
-    Row("loss.focal.alpha", 0.6, TRAINED, "yolox, focal"),
-    Row("loss.focal.label_smoothing", 0.2, TRAINED, "yolox, focal"),
+    Row("loss.distribution_weight", 4.0, TRAINED, "losses"),
+    Row("loss.focal.gamma", 0.5, TRAINED, "focal"),
+    Row("loss.focal.alpha", 0.6, TRAINED, "focal"),
+    Row("loss.focal.label_smoothing", 0.2, TRAINED, "focal"),
+    Row("loss.varifocal.gamma", 0.5, TRAINED, "varifocal"),
+    Row("loss.varifocal.alpha", 0.2, TRAINED, "varifocal"),
+    Row("loss.mal.gamma", 0.5, TRAINED, "mal"),
+    Row("loss.mal.alpha", 0.2, TRAINED, "mal"),
+    Row("loss.ia_bce.gamma", 0.5, TRAINED, "ia_bce"),
+    Row("loss.ia_bce.alpha", 0.8, TRAINED, "ia_bce"),
+    Row("loss.ce.label_smoothing", 0.3, TRAINED, "ce"),
+    Row("loss.siou.shape_power", 2.0, TRAINED, "siou"),
+    Row("loss.l1.scale_px", 8.0, TRAINED, "l1"),
     Row("validation.interval", 2, ("metrics", "notes"), keeps=("trained", "last")),
     Row("validation.start_epoch", 2, ("metrics", "notes"), keeps=("trained", "last")),
     Row("validation.batch_size", 1, ("notes",), keeps=("trained", "last")),
@@ -399,8 +437,13 @@ def _all_leaves() -> Iterator[str]:
         names = [spec.name for spec in fitting(host, choice)]
         assert names, f"no first-party plugin for {choice.key}"
         chosen: list[Any] = [names] if isinstance(choice.default, tuple) else names
+        role = choice.key.rpartition(".")[2]
+        takers = [spec.name for spec in host.specs(ModelSpec) if role in spec.loss_roles]
         for value in chosen:
-            yield from (leaf.key for leaf in iter_leaves(configured({choice.key: value}, host)))
+            # A loss is chosen for a model that takes its role.
+            model = {"model.type": takers[0]} if choice.plugin_kind == "loss" and takers else {}
+            if choice.plugin_kind != "loss" or takers:
+                yield from (leaf.key for leaf in iter_leaves(configured({**model, choice.key: value}, host)))
 
 
 def test_two_equal_runs_show_the_same(look: Look) -> None:
