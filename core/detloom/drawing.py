@@ -111,6 +111,9 @@ def _tint(canvas: Image, rle: Mapping[str, Any], colour: Colour) -> None:
         raise ValueError(f"a mask of {inside.shape} does not fit a picture of {canvas.shape[:2]}")
     mixed = canvas[inside] * (1 - MASK_OPACITY) + np.array(colour) * MASK_OPACITY
     canvas[inside] = mixed.astype(np.uint8)
+    # Touching objects of one class would be one patch without a line between them.
+    outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, outlines, -1, colour, 1)
 
 
 def _font_scale(image: Image) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from detloom.data.dataset import Split
 from detloom.data.images import read_image
+from detloom.data.masks import scale_rle
 from detloom.drawing import draw_detections, draw_objects, fit, save_jpeg, side_by_side
 from detloom.errors import DetloomError, PluginError
 from detloom.evaluate import Evaluation, best_and_worst, cells_of, confusion_matrix, rank_images, to_coco_results
@@ -112,8 +113,10 @@ def evaluate_best(session: Session) -> list[Evaluated]:
         evaluation, detections, losses = session.evaluate_split(split, full_precision=True)
         confusion = confusion_matrix(split, session.around.dataset.class_map, detections, evaluation.threshold)
         found.append(Evaluated(name, split, evaluation, detections, losses, confusion))
-        images, numbers = evaluation.lines()
+        images, numbers, *of_masks = evaluation.lines()
         say(f"{name:<8} {numbers}  ({images})")
+        for line in of_masks:
+            say(f"{'  masks':<8} {line}")
     return found
 
 
@@ -145,10 +148,16 @@ def log_evaluation(one: Evaluated, record: SplitEvaluation, fanout: LoggerFanout
     """Curves and tables of a split. Of very many classes only the pairs that are confused most: a million cells are of
     no use to anybody."""
     recalls = np.linspace(0, 1, 101).tolist()
-    curves = {c.name: list(zip(recalls, c.curve, strict=True)) for c in record.per_class if c.curve}
-    fanout.plot(f"{one.name}/PR at IoU 0.5", curves, step)
-    rows: list[list[object]] = [[c.name, c.AP, c.AP50, c.truths, c.detections, c.threshold] for c in record.per_class]
-    fanout.table(f"{one.name}/classes", ["class", "AP", "AP50", "objects", "detections", "threshold"], rows, step)
+    for judged, kind in ((record, ""), (record.segm, " of masks")):
+        if judged is None:
+            continue
+        curves = {c.name: list(zip(recalls, c.curve, strict=True)) for c in judged.per_class if c.curve}
+        fanout.plot(f"{one.name}/PR{kind} at IoU 0.5", curves, step)
+        rows: list[list[object]] = [
+            [c.name, c.AP, c.AP50, c.truths, c.detections, c.threshold] for c in judged.per_class
+        ]
+        header = ["class", "AP", "AP50", "objects", "detections", "threshold"]
+        fanout.table(f"{one.name}/classes{kind}", header, rows, step)
     names = [c.name for c in record.per_class]
     if len(names) <= MATRIX_CLASSES:
         rows = [[name, *counts] for name, counts in zip([*names, "background"], one.confusion.tolist(), strict=True)]
@@ -159,11 +168,13 @@ def log_evaluation(one: Evaluated, record: SplitEvaluation, fanout: LoggerFanout
 
 
 def draw_pictures(session: Session, evaluated: Evaluated) -> list[PictureRecord]:
-    """Truth beside prediction: half of them images that went well, half that did not."""
+    """Truth beside prediction: half of them images that went well, half that did not. A model of masks is judged by
+    its masks."""
     wanted = session.config.validation.pictures
-    threshold = evaluated.evaluation.threshold
+    judged = evaluated.evaluation.segm or evaluated.evaluation
+    masks, threshold = judged.iou_type == "segm", judged.threshold
     class_map = session.around.dataset.class_map
-    scores = rank_images(evaluated.split, class_map, evaluated.detections, threshold)
+    scores = rank_images(evaluated.split, class_map, evaluated.detections, threshold, masks=masks)
     good, bad = best_and_worst(scores, (wanted + 1) // 2)
     shown = {score.position for score in (*good, *bad)}
     # All good, or none: the others fill up.
@@ -185,6 +196,7 @@ def draw_pictures(session: Session, evaluated: Evaluated) -> list[PictureRecord]
                 false_alarms=score.false_alarms,
                 misses=score.misses,
                 threshold=threshold,
+                iou_type=judged.iou_type,
             )
         )
     return records
@@ -195,8 +207,11 @@ def _picture(evaluated: Evaluated, position: int, threshold: float, names: Seque
     image, factor = fit(read_image(split.images[position].path), PICTURE_PX)
     rows = split.objects_of(position)
     labels = split.labels[rows]
-    truth = draw_objects(image, split.boxes[rows] * factor, labels, [names[int(label)] for label in labels])
-    scaled = Detections((found.boxes * factor).astype(np.float32), found.scores, found.labels)
+    size = (image.shape[0], image.shape[1])
+    rles = None if found.masks is None else [rle and scale_rle(rle, size) for rle in split.rles[rows]]
+    truth = draw_objects(image, split.boxes[rows] * factor, labels, [names[int(label)] for label in labels], rles)
+    masks = None if found.masks is None else tuple(scale_rle(rle, size) for rle in found.masks)
+    scaled = Detections((found.boxes * factor).astype(np.float32), found.scores, found.labels, masks)
     return side_by_side(truth, draw_detections(image, scaled, names))
 
 

@@ -212,7 +212,8 @@ class SplitEvaluation(RunFile):
 
     confusion: (row, column, count) of each count above zero at IoU 0.5 and `threshold`. Row and column are indices of
     `per_class`, the true class and the predicted one; the index behind the last class is the background as a row and
-    `missed` as a column. How they were matched: detloom.evaluate.confusion.
+    `missed` as a column. How they were matched: detloom.evaluate.confusion. segm: the same detections judged by their
+    masks, without a confusion and losses of its own; None where no masks were evaluated.
     """
 
     iou_type: Literal["bbox", "segm"] = "bbox"
@@ -228,6 +229,7 @@ class SplitEvaluation(RunFile):
     f1: float = 0.0
     confusion: tuple[tuple[int, int, int], ...] = ()
     losses: dict[str, float] = Field(default_factory=dict)
+    segm: SplitEvaluation | None = None
 
     def confused(self) -> list[tuple[int, int, int]]:
         """(true class, predicted class, count) of classes that were taken for another one, the most frequent first."""
@@ -238,7 +240,7 @@ class SplitEvaluation(RunFile):
 
 class PictureRecord(RunFile):
     """A drawn image, truth beside prediction. file: relative to the run's folder; the counts are at `threshold` and
-    IoU 0.5."""
+    IoU 0.5 of boxes or of masks, as iou_type says."""
 
     file: str
     image: str = ""
@@ -248,6 +250,7 @@ class PictureRecord(RunFile):
     false_alarms: int = 0
     misses: int = 0
     threshold: float = 0.0
+    iou_type: Literal["bbox", "segm"] = "bbox"
 
 
 class EvaluationRecord(RunFile):

@@ -125,7 +125,7 @@ def choose_splits(dataset: Dataset, wanted: str) -> list[Split]:
 
 
 def _evaluate(predictor: Predictor, split: Split, dataset: Dataset, args: argparse.Namespace) -> Evaluation:
-    from detloom.evaluate import evaluate_detections, referee
+    from detloom.evaluate import evaluate_with_masks, referee
     from detloom.prediction import detect_split
     from detloom.progress import Reading
 
@@ -134,20 +134,34 @@ def _evaluate(predictor: Predictor, split: Split, dataset: Dataset, args: argpar
             [predictor], split, dataset.class_map, batch_size=args.batch_size, progress=reading.update
         )[0]
     cap = predictor.post_rule.max_detections
-    evaluation = evaluate_detections(split, dataset.class_map, found, max_detections=cap)
-    if args.referee:
-        _compare(evaluation.metrics, referee(split, dataset.class_map, found, max_detections=cap).metrics)
+    evaluation = evaluate_with_masks(
+        split, dataset.class_map, found, masks=_has_masks(predictor, split), max_detections=cap
+    )
+    for one in (evaluation, evaluation.segm) if args.referee else ():
+        if one is not None:
+            masks = one.iou_type == "segm"
+            theirs = referee(split, dataset.class_map, found, masks=masks, max_detections=cap)
+            _compare(one.metrics, theirs.metrics, "masks" if masks else "boxes")
     return evaluation
 
 
-def _compare(ours: Mapping[str, float], theirs: Mapping[str, float]) -> None:
+def _has_masks(predictor: Predictor, split: Split) -> bool:
+    """Whether masks can be judged; says why not where the model predicts them."""
+    if predictor.masks and split.without_masks:
+        console.warning(
+            f"masks are not evaluated: {split.without_masks} objects of {split.name} have none to compare with"
+        )
+    return predictor.masks and not split.without_masks
+
+
+def _compare(ours: Mapping[str, float], theirs: Mapping[str, float], what: str) -> None:
     worst = max((abs(ours.get(name, -1) - theirs.get(name, -1)) for name in {*ours, *theirs}), default=0.0)
     if worst > SAME:
         raise DetloomError(
-            f"pycocotools says otherwise: the numbers differ by up to {worst:.2g}",
+            f"pycocotools says otherwise: the numbers of {what} differ by up to {worst:.2g}",
             hint="this is a fault of Detloom: please report it with the data",
         )
-    console.note(f"pycocotools gives the same numbers (within {worst:.1g})")
+    console.note(f"pycocotools gives the same numbers of {what} (within {worst:.1g})")
 
 
 def _report(predictor: Predictor, dataset: Dataset, results: Mapping[str, Evaluation]) -> dict[str, Any]:
@@ -164,20 +178,26 @@ def _text(title: str, evaluation: Evaluation, per_class: bool) -> str:
     from detloom.evaluate import METRICS
 
     head = f"{title}: {evaluation.images} images, {evaluation.truths} objects, {evaluation.detections} detections"
-    rows = [(name, _number(evaluation.metrics.get(name))) for name in METRICS]
-    parts = [head, console.table(("metric", "value"), rows)]
+    judged = [one for one in (evaluation, evaluation.segm) if one is not None]
+    columns = ("value",) if len(judged) == 1 else ("boxes", "masks")
+    rows = [(name, *(_number(one.metrics.get(name)) for one in judged)) for name in METRICS]
+    parts = [head, console.table(("metric", *columns), rows)]
     if per_class:
-        parts.append(
-            console.table(
-                ("class", "id", "objects", "detections", "AP", "AP50", "precision", "recall", "at score"),
-                [
-                    (c.name, str(c.id), str(c.truths), str(c.detections), _number(c.AP), _number(c.AP50),
-                     _number(c.precision), _number(c.recall), _number(c.threshold))
-                    for c in evaluation.per_class
-                ],
-            )
-        )  # fmt: skip
+        for one in judged:
+            parts += ["masks:"] if one.iou_type == "segm" else []
+            parts.append(_class_table(one))
     return "\n".join(parts)
+
+
+def _class_table(evaluation: Evaluation) -> str:
+    return console.table(
+        ("class", "id", "objects", "detections", "AP", "AP50", "precision", "recall", "at score"),
+        [
+            (c.name, str(c.id), str(c.truths), str(c.detections), _number(c.AP), _number(c.AP50),
+             _number(c.precision), _number(c.recall), _number(c.threshold))
+            for c in evaluation.per_class
+        ],
+    )  # fmt: skip
 
 
 def _number(value: float | None) -> str:

@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or patterns such as 'in/*.jpg'")
     parser.add_argument("--recursive", action="store_true", help="folders with all folders below them")
     parser.add_argument(
-        "--save", nargs="?", const="predictions", metavar="DIR", help="draw boxes into pictures in DIR (predictions)"
+        "--save",
+        nargs="?",
+        const="predictions",
+        metavar="DIR",
+        help="draw boxes and masks into pictures in DIR (predictions)",
     )
     add_inference_arguments(parser, score=f"{SCORE}")
     parser.add_argument("--json", action="store_true", help="for programs: every detection")
@@ -169,16 +173,18 @@ def _row(one: Found, class_map: ClassMap) -> dict[str, Any]:
                 "class_name": class_map.names[label],
                 "score": round(score, 6),
                 "box": [round(value, 3) for value in box],
+                **({} if found.masks is None else {"mask": dict(found.masks[row])}),
             }
-            for box, score, label in zip(
-                found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+            for row, (box, score, label) in enumerate(
+                zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
             )
         ],
     }
 
 
 def coco_document(found: Sequence[Found], class_map: ClassMap) -> dict[str, Any]:
-    """A COCO json: images numbered from 1, the data's own class ids, a score beside each annotation."""
+    """A COCO json: images numbered from 1, the data's own class ids, a score beside each annotation; masks as RLE, with
+    their own area."""
     annotations: list[dict[str, Any]] = []
     for number, one in enumerate(found, start=1):
         for row in _row(one, class_map)["detections"]:
@@ -193,6 +199,7 @@ def coco_document(found: Sequence[Found], class_map: ClassMap) -> dict[str, Any]
                     "area": width * height,
                     "iscrowd": 0,
                     "score": row["score"],
+                    **_segmentation(row),
                 }
             )
     images = [
@@ -201,6 +208,12 @@ def coco_document(found: Sequence[Found], class_map: ClassMap) -> dict[str, Any]
     ]
     categories = [{"id": i, "name": name} for i, name in zip(class_map.ids, class_map.names, strict=True)]
     return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def _segmentation(row: dict[str, Any]) -> dict[str, Any]:
+    from detloom.data.masks import rle_area
+
+    return {"segmentation": row["mask"], "area": rle_area(row["mask"])} if "mask" in row else {}
 
 
 def _summary(found: Sequence[Found], predictor: Predictor, args: argparse.Namespace) -> None:
