@@ -107,7 +107,8 @@ class PluginHost:
         return [entry.spec for entry in ordered if isinstance(entry.spec, kind)]
 
     def find(self, kind: type[S], name: str) -> S | None:
-        """Like `get`, but None when there is no such spec. Raises PluginError when the name is ambiguous."""
+        """Like `get`, but None when there is no such spec. Raises PluginError when the name is ambiguous, or refused by
+        a plugin that knows it."""
         found = self._matches(kind, name)
         if len(found) > 1:
             choices = ", ".join(f"{entry.plugin}:{entry.spec.name}" for entry in found)
@@ -115,6 +116,8 @@ class PluginHost:
                 f"{len(found)} plugins provide a {kind.kind} named {name!r}", hint=f"write one of: {choices}"
             )
         spec = found[0].spec if found else None
+        if spec is None:
+            self._refuse(kind, name)
         return spec if isinstance(spec, kind) else None
 
     def get(self, kind: type[S], name: str) -> S:
@@ -263,7 +266,16 @@ class PluginHost:
         if colon:
             return [entry for entry in self._entries[kind] if entry.plugin == plugin and entry.spec.name == bare]
         found = [entry for entry in self._entries[kind] if entry.spec.name == name]
+        found = found or [entry for entry in self._entries[kind] if name in getattr(entry.spec, "aliases", ())]
         return [entry for entry in found if entry.first_party] or found
+
+    def _refuse(self, kind: type[Spec], name: str) -> None:
+        for entry in self._entries[kind]:
+            reason = getattr(entry.spec, "refused", {}).get(name)
+            if reason is not None:
+                others = [spec for spec in self.specs(kind) if spec.settings_key == entry.spec.settings_key]
+                names = ", ".join(self.qualified(spec) for spec in others)
+                raise PluginError(reason, hint=f"{kind.kind}s of this family: {names}")
 
     def _entry_of(self, spec: Spec) -> _Entry:
         for entries in self._entries.values():

@@ -98,7 +98,8 @@ class ModelSpec(Spec):
     wrote nothing or `auto`). weights: official files, the first is the default; empty when there are none.
     loss_roles: the roles this family takes, each with the loss that its recipe means.
     size_divisor: height and width of the network input must be multiples of it. fp16: it can be trained in 16-bit
-    floats; false for families that are known to overflow in them.
+    floats; false for families that are known to overflow in them. aliases: other names for it, where no model is
+    called so. refused: names that people ask this family for and cannot have, with a sentence why.
     """
 
     kind: ClassVar[str] = "model"
@@ -114,6 +115,8 @@ class ModelSpec(Spec):
     masks: bool = False
     prompts: bool = False
     fp16: bool = True
+    aliases: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def settings_key(self) -> str:

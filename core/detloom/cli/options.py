@@ -44,7 +44,7 @@ ALIASES = (
     Alias("--test", "data.local.test", "annotation file of the test split"),
     Alias("--images", "data.local.images", "folder of the images"),
     Alias("--preset", "preset", "named set of values"),
-    Alias("--model", "model.type", "family and variant: yolox-nano"),
+    Alias("--model", "model.type", "family and variant: yolox-nano; a size alone: rf_detr-<size>"),
     Alias("--model-type", "model.type", "the same as --model"),
     Alias("--weights", "model.pretrain_weights", "file, `official`, `none` or `auto`"),
     Alias("--epochs", "training.epochs", "passes over the training split"),
@@ -170,15 +170,18 @@ class _CommandLine:
         self.add(key.removeprefix("--").strip(), value, place)
 
     def _is_bare_size(self, name: str, flag: str) -> bool:
-        """`large` names no model unless a plugin says so: which family's?"""
+        """`tiny` names no model unless a plugin says so: which family's?"""
+        from detloom.errors import PluginError
         from detloom.specs import ModelSpec
 
-        if name not in SIZES or self.host.find(ModelSpec, name) is not None:
-            return False
+        try:
+            if name not in SIZES or self.host.find(ModelSpec, name) is not None:
+                return False
+        except PluginError:
+            return False  # known and refused: the configuration says why
         models = [self.host.qualified(spec) for spec in self.host.specs(ModelSpec)]
         message = f"{name!r} is a size without a family, and no plugin here provides a model of that name"
-        hint = f"the RF-DETR family is not part of this version; models here: {', '.join(models)}"
-        self.refuse("model.type", flag, message, hint)
+        self.refuse("model.type", flag, message, f"models here: {', '.join(models)}")
         return True
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
 
 from detloom.config.layers import Origin
 from detloom.data.codes import CODES
-from detloom.errors import Mistake
+from detloom.errors import Mistake, PluginError
 from detloom.host import PluginHost
-from detloom.specs import ExporterSpec, FormatSpec, LoggerSpec, LossRole, LossSpec, ModelSpec
+from detloom.specs import ExporterSpec, FormatSpec, LoggerSpec, LossRole, LossSpec, ModelSpec, Spec
 from detloom_schemas.config import LOSS_ROLES, LossConfig, RunConfig
+
+S = TypeVar("S", bound=Spec)
 
 
 def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origin]) -> list[Mistake]:
     """Every rule that this configuration breaks."""
-    model = host.find(ModelSpec, config.model.type)
+    model = _find(host, ModelSpec, config.model.type)
     found: list[Mistake] = []
     if model is not None:
         found += _losses(host, config, model, origins)
@@ -26,7 +29,7 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
         place = _place(origins, "experiment.clearml.mode")
         hint = "install a plugin that provides it, or write off"
         found.append(Mistake("experiment.clearml.mode", place, "there is no logger named 'clearml' here", hint))
-    for spec in (host.find(ExporterSpec, name) for name in config.export.format if config.export.half):
+    for spec in (_find(host, ExporterSpec, name) for name in config.export.format if config.export.half):
         if spec is not None and not spec.half:
             message = f"{host.qualified(spec)} files are written in 32 bits only"
             hint = "leave export.half away, or export to another format alone"
@@ -36,6 +39,14 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
         found.append(Mistake("data.split", _place(origins, "data.split.val", "data.split.test"), message))
     found += _allowed_codes(host, config, origins)
     return found
+
+
+def _find(host: PluginHost, kind: type[S], name: str) -> S | None:
+    """None also for a name that is ambiguous or refused: that is reported where it stands."""
+    try:
+        return host.find(kind, name)
+    except PluginError:
+        return None
 
 
 def _allowed_codes(host: PluginHost, config: RunConfig, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
@@ -54,7 +65,7 @@ def _losses(host: PluginHost, config: RunConfig, model: ModelSpec, origins: Mapp
     for role in LOSS_ROLES:
         yield from _unused_weight(host, config, model, origins, role)
         name = getattr(config.loss, role)
-        spec = host.find(LossSpec, name) if name is not None else None
+        spec = _find(host, LossSpec, name) if name is not None else None
         if spec is None:
             continue
         key = f"loss.{role}"
