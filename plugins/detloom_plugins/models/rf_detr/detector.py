@@ -1,0 +1,195 @@
+# ruff: noqa: TID253
+"""The RF-DETR detectors: boxes, and boxes with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detloom.detector import Decoded, LayerGroup, LossTerms, Outputs, Targets, TransferReport
+from detloom.errors import ConfigError, Mistake
+from detloom.geometry import InputRule
+from detloom.specs import ModelContext
+from detloom_plugins.models._detr.criterion import by_name, truth_of
+from detloom_plugins.models._detr.detector import PREFIX, DetrDetector
+from detloom_plugins.models._detr.keys import without_prefix
+from detloom_plugins.models._detr.matching import Stack, Truth
+from detloom_plugins.models._detr.network import chain_of_groups
+
+from .keys import fitted, library_names
+from .masks import MaskLayers, MaskWeights, grouped, mask_costs, mask_logits, mask_terms
+from .network import build_network, detection_part, reset_parameters
+
+if TYPE_CHECKING:
+    from .settings import RfDetrSegSettings, RfDetrSettings
+    from .variants import Variant
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class RfDetrDetector(DetrDetector):
+    """RGB normalised like ImageNet, stretched to the input's size; boxes and class scores of `num_queries` queries.
+
+    In training each of `group_detr` groups of queries is matched and judged as a layer of its own, and the sums are
+    divided by the number of groups (Chen et al. 2023, "Group DETR").
+    """
+
+    family = "rf_detr"
+
+    def __init__(self, variant: Variant, settings: RfDetrSettings, context: ModelContext) -> None:
+        refuse_small(variant, settings.num_queries, context.size)
+        network = build_network(variant, settings, len(context.class_names))
+        rule = InputRule(size=context.size, resize="stretch", scale=1 / 255, mean=MEAN, std=STD)
+        super().__init__(variant.full_name, network, settings, context, rule)
+        self.variant, self.queries = variant, settings.num_queries
+        reset_parameters(network)
+
+    @property
+    def detection(self) -> Any:
+        """The library's detector of boxes."""
+        return detection_part(self.network)
+
+    def run(self, pixels: Tensor, truth: Truth | None) -> Outputs:
+        found = self.detection.model(pixels)
+        logits, boxes = self.detection.predict_class_and_boxes(
+            found.intermediate_hidden_states, found.intermediate_reference_points
+        )
+        first = self.detection.predict_encoder_class_logits(found.enc_outputs_class)
+        all_logits = torch.cat((first.unsqueeze(0).to(logits), logits))
+        all_boxes = torch.cat((found.enc_outputs_coord_logits.unsqueeze(0).to(boxes), boxes))
+        groups = logits.shape[2] // self.queries
+        names = ("encoder", *("aux",) * (len(logits) - 1), "")
+        stack = Stack(
+            _by_group(all_logits, groups),
+            _by_group(all_boxes, groups),
+            tuple(name for name in names for _ in range(groups)),
+            scale=1 / groups,
+        )
+        outputs = Outputs(logits[-1, :, : self.queries], boxes[-1, :, : self.queries], extra={"stacks": [stack]})
+        self.add_masks(outputs, found, (int(pixels.shape[-2]), int(pixels.shape[-1])))
+        return outputs
+
+    def add_masks(self, outputs: Outputs, found: Any, size: tuple[int, int]) -> None:
+        """For a detector that has them. found: what the library's model gave; size: of the input, in pixels."""
+
+    def fix_size(self) -> None:
+        patch = self.variant.backbone.patch
+        height, width = self.input_rule.size
+        self.backbone().embeddings.fix_size(height // patch, width // patch)
+
+    def backbone(self) -> Any:
+        return self.detection.model.backbone.backbone
+
+    def class_layers(self) -> dict[str, nn.Module]:
+        inside = "model." if self.masks else ""
+        first = self.detection.model.enc_out_class_embed
+        return {
+            f"{inside}class_embed": self.detection.class_embed,
+            **{f"{inside}model.enc_out_class_embed.{number}": layer for number, layer in enumerate(first)},
+        }
+
+    def layer_groups(self) -> list[LayerGroup]:
+        detection, model, body = self.detection, self.detection.model, self.backbone()
+        blocks = [(f"block{number}", block) for number, block in enumerate(body.encoder.layer, 1)]
+        decoder = [model.decoder, model.query_feat, model.reference_point_embed, model.enc_output]
+        parts: list[tuple[str, list[nn.Module]]] = [
+            ("projector", [body.layernorm, model.backbone.projector]),
+            ("decoder", [*decoder, model.enc_output_norm, model.enc_out_bbox_embed, detection.bbox_embed]),
+        ]
+        parts += self.mask_parts()
+        return chain_of_groups(
+            [("embeddings", body.embeddings), *blocks], parts, [detection.class_embed, model.enc_out_class_embed]
+        )
+
+    def mask_parts(self) -> list[tuple[str, list[nn.Module]]]:
+        """Layer groups of a detector that has masks."""
+        return []
+
+    def load_pretrained(self, state: Mapping[str, Tensor], class_names: Sequence[str], source: str) -> TransferReport:
+        named = library_names(without_prefix(state, PREFIX), masks=self.masks)
+        return super().load_pretrained(fitted(named, self.network.state_dict()), class_names, source)
+
+
+class RfDetrSegmenter(RfDetrDetector):
+    """RF-DETR with a mask for every query, at a quarter of the input's size."""
+
+    masks = True
+
+    def __init__(self, variant: Variant, settings: RfDetrSegSettings, context: ModelContext) -> None:
+        super().__init__(variant, settings, context)
+        self.mask_weights = MaskWeights(
+            settings.mask_weight,
+            settings.dice_weight,
+            settings.mask_cost,
+            settings.dice_cost,
+            settings.mask_point_ratio,
+        )
+
+    def add_masks(self, outputs: Outputs, found: Any, size: tuple[int, int]) -> None:
+        network = self.network
+        target = tuple(side // network.downsample_ratio for side in size)
+        features = F.interpolate(found.backbone_features, size=target, mode="bilinear", align_corners=False)
+        # The first stage looks at the features as they are, without projection: so does the original.
+        maps = [features]
+        for block in network.blocks:
+            features = block(features)
+            maps.append(network.spatial_features_proj(features))
+        states = (found.enc_outputs_class, *found.intermediate_hidden_states.unbind(0))
+        queries = [network.query_features_proj(network.query_features_block(state)) for state in states]
+        outputs.extra["mask_layers"] = MaskLayers(maps, queries, network.segmentation_bias)
+        if not self.training:
+            outputs.masks = mask_logits(queries[-1][:, : self.queries], maps[-1], network.segmentation_bias)
+
+    def loss(self, outputs: Outputs, targets: Targets) -> LossTerms:
+        if targets.masks is None:
+            raise ConfigError([_no_masks(self.variant_name)])
+        with torch.autocast(outputs.boxes.device.type, enabled=False):
+            (stack,), layers = outputs.extra["stacks"], outputs.extra["mask_layers"]
+            groups = round(1 / stack.scale)
+            stack.cost = mask_costs(layers, targets.masks, groups, self.mask_weights)
+            truth = truth_of(targets, outputs.extra["size"])
+            (pairs,) = self.criterion.match([stack], truth)
+            terms = self.criterion.terms(stack, pairs, truth)
+            found = grouped(pairs.query, pairs.matched, groups, self.queries)
+            sums = mask_terms(layers, targets.masks, found, self.mask_weights)
+            by_layer = Stack(stack.logits, stack.boxes, stack.names[::groups], stack.scale)
+            for name, value in by_name(sums, by_layer).items():
+                terms[name] = terms[name] + value if name in terms else value
+        return LossTerms(terms, truth.valid.sum().float())
+
+    def decode(self, outputs: Outputs) -> Decoded:
+        decoded = super().decode(outputs)
+        decoded.masks = outputs.masks
+        return decoded
+
+    def mask_parts(self) -> list[tuple[str, list[nn.Module]]]:
+        network = self.network
+        head = [network.blocks, network.spatial_features_proj, network.query_features_block]
+        return [("masks", [*head, network.query_features_proj, nn.ParameterList([network.segmentation_bias])])]
+
+
+def _by_group(values: Tensor, groups: int) -> Tensor:
+    """[L, B, groups * Q, D] to [L * groups, B, Q, D]: every group is a layer of its own."""
+    return values.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _no_masks(name: str) -> Mistake:
+    return Mistake("model.type", "", f"{name} learns masks, and the data have none", "choose the model of boxes")
+
+
+def refuse_small(variant: Variant, queries: int, size: tuple[int, int]) -> None:
+    """Every query begins at a patch of its own. Raises ConfigError when the input has too few."""
+    patch = variant.backbone.patch
+    patches = (size[0] // patch) * (size[1] // patch)
+    if patches >= queries:
+        return
+    side = variant.divisor
+    while (side // patch) ** 2 < queries:
+        side += variant.divisor
+    message = f"{size[0]}x{size[1]} has {patches} patches of {patch} pixels, fewer than the {queries} queries"
+    hint = f"the smallest square is {side}x{side}; or lower model.rf_detr.num_queries to {patches} or less"
+    raise ConfigError([Mistake("training.resolution", "", f"{message} of {variant.full_name}", hint)])
