@@ -52,6 +52,7 @@ def deploy_graph(detector: Detector, *, half: bool = False) -> DeployGraph:
     half: the network computes in 16 bits; normalisation and decoding stay in 32.
     """
     twin = copy.deepcopy(detector).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    twin.fix_size()
     if half:
         _halve(twin)
     return DeployGraph(twin).eval().requires_grad_(False)

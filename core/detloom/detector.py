@@ -196,6 +196,10 @@ class Detector(nn.Module, abc.ABC):
         """Called before each epoch (0-based): families whose recipe changes in time act here. Must depend on the
         arguments alone, so that a resumed run is the same run."""
 
+    def fix_size(self) -> None:
+        """Called on the copy that is deployed: what depends on the size of the input may become a constant, since a
+        deployed graph takes the size of `input_rule` alone. Its state dict need not stay the same."""
+
     def saved_state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: all weights, or only the adapters."""
         return self.state_dict()
