@@ -13,6 +13,8 @@ from detloom.report.data import ReportData
 from detloom_schemas.run_files import SplitEvaluation, SplitStatistics
 
 NOT_TERMS = {"loss", "lr", "grad_norm", "images_per_s", "data_wait", "memory_mb"}
+VALIDATION = {"AP": "AP", "AP50": "AP50", "segm_AP": "AP of masks", "segm_AP50": "AP50 of masks"}
+"""Numbers of the validation that are drawn, and their names."""
 PR_CLASSES = 10
 """More curves than these cannot be told apart."""
 
@@ -93,18 +95,20 @@ def _terms(data: ReportData, x: XOf, x_axis: Axis) -> Chart | None:
 
 
 def _validation(data: ReportData, x: XOf, x_axis: Axis) -> Chart | None:
-    ap, ap50 = _points(data.epochs, "val/AP", x), _points(data.epochs, "val/AP50", x)
+    series = [
+        Series(name, _points(data.epochs, f"val/{metric}", x), f"var(--c{colour})")
+        for colour, (metric, name) in enumerate(VALIDATION.items())
+    ]
     best = _best(data, x)
-    ceiling = max((y for _, y in ap + ap50 if math.isfinite(y)), default=0.0)
+    ceiling = max((y for one in series for _, y in one.points if math.isfinite(y)), default=0.0)
     axis = Axis(low=0.0, high=1.0 if ceiling > 0.6 else None, show=lambda value: f"{value:.3g}")
-    series = [Series("AP", ap, "var(--c0)"), Series("AP50", ap50, "var(--c1)")]
     return _chart("Validation", series, x_axis, axis, best)
 
 
 def _best(data: ReportData, x: XOf) -> Mark | None:
     """By the run's own choice when it is on the chart, else the highest AP."""
     chosen, values = data.run.best, {}
-    metric = chosen.metric if chosen is not None and chosen.metric in {"AP", "AP50"} else "AP"
+    metric = chosen.metric if chosen is not None and chosen.metric in VALIDATION else "AP"
     for record in data.epochs:
         value = record.get(f"val/{metric}")
         if isinstance(value, int | float):
@@ -116,7 +120,7 @@ def _best(data: ReportData, x: XOf) -> Mark | None:
     else:
         epoch = max(values, key=lambda e: values[e][1])
     at, value = values[epoch]
-    return Mark(at, value, f"best {metric} {value:.3f}, epoch {epoch + 1}")
+    return Mark(at, value, f"best {VALIDATION[metric]} {value:.3f}, epoch {epoch + 1}")
 
 
 def _single(

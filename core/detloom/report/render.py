@@ -58,7 +58,8 @@ def render(data: ReportData) -> str:
         tiles=_tiles(data),
         splits=_splits(data),
         meanings=MEANINGS,
-        pr_charts={name: precision_recall(name, split) for name, split in _splits(data).items()},
+        judged=_judged(_splits(data)),
+        pr_charts={name: precision_recall(name, split) for name, split in _judged(_splits(data)).items()},
         confusion_charts=[c for c in (confusion_chart(*split) for split in _splits(data).items()) if c is not None],
         bad=[p for p in pictures if not p.record.good],
         good=[p for p in pictures if p.record.good],
@@ -71,6 +72,16 @@ def render(data: ReportData) -> str:
         derived=[row for row in data.config if not _is_chosen(row)],
         notices=[*data.run.warnings, *_logger_notices(data), *data.problems, *picture_problems],
     )
+
+
+def _judged(splits: Mapping[str, SplitEvaluation]) -> dict[str, SplitEvaluation]:
+    """Each split by its boxes and, as `val, masks`, by its masks."""
+    found: dict[str, SplitEvaluation] = {}
+    for name, split in splits.items():
+        found[name] = split
+        if split.segm is not None:
+            found[f"{name}, masks"] = split.segm
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +103,9 @@ def _tiles(data: ReportData) -> list[Tile]:
     tiles = []
     for name, split in list(_splits(data).items())[:2]:
         images = f"{split.images} images"
-        tiles.append(Tile(f"{name} AP", short(split.metrics.get("AP")), images))
-        tiles.append(Tile(f"{name} AP50", short(split.metrics.get("AP50")), images))
+        for kind, one in (("", split), (" of masks", split.segm)):
+            if one is not None:
+                tiles += [Tile(f"{name} {ap}{kind}", short(one.metrics.get(ap)), images) for ap in ("AP", "AP50")]
     if not tiles:
         tiles += _tiles_while_training(data)
     best = data.run.best
@@ -111,7 +123,8 @@ def _tiles_while_training(data: ReportData) -> list[Tile]:
         return []
     last = evaluated[-1]
     note = f"epoch {int(last['epoch']) + 1}"
-    return [Tile("val AP", short(last["val/AP"]), note), Tile("val AP50", short(last.get("val/AP50")), note)]
+    shown = {"AP": "val/AP", "AP50": "val/AP50", "AP of masks": "val/segm_AP", "AP50 of masks": "val/segm_AP50"}
+    return [Tile(f"val {name}", short(last[key]), note) for name, key in shown.items() if key in last]
 
 
 def _data_charts(data: ReportData) -> list[Any]:
