@@ -1,0 +1,106 @@
+# ruff: noqa: TID253
+"""The D-FINE detector, over the library's modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from detloom.detector import LayerGroup, LossTerms, Outputs, Targets
+from detloom.geometry import InputRule
+from detloom.specs import ModelContext
+from detloom_plugins.models._detr.criterion import truth_of
+from detloom_plugins.models._detr.denoising import Noise
+from detloom_plugins.models._detr.detector import DetrDetector, make_noise
+from detloom_plugins.models._detr.library import transformers
+from detloom_plugins.models._detr.matching import Truth
+from detloom_plugins.models._detr.network import GroupRest, chain_of_groups, reset_class_layer
+from detloom_plugins.models._detr.two_stage import two_stage
+
+from .criterion import DFineCriterion, SideWeights
+from .keys import HUB_RENAMES, ORIGINAL_RENAMES
+from .network import library_network, reset_network
+from .outputs import outputs_of_decoder
+
+if TYPE_CHECKING:
+    from .settings import DistributionSettings
+    from .variants import Variant
+
+
+class DistributionDetector(DetrDetector):
+    """What D-FINE and DEIMv2 share: a decoder that predicts distributions of the sides of its boxes, and their loss.
+
+    Outputs.extra holds `found` (Predictions) and, in a training forward with denoising, `noisy` (Predictions and their
+    number of groups).
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, settings: DistributionSettings, context: ModelContext, rule: InputRule
+    ) -> None:
+        super().__init__(name, network, settings, context, rule)
+        base = self.criterion
+        sides = SideWeights(
+            context.loss_weights.get("distribution", 0.15), settings.distillation_weight, settings.matching_union
+        )
+        self.distributions = DFineCriterion(
+            self.family, base.losses, base.weights, base.costs, quality=base.quality, sides=sides
+        )
+        self.noise = Noise(settings.num_denoising, settings.label_noise, settings.box_noise)
+        reset_network(self.network)
+        for layer in self.class_layers().values():
+            reset_class_layer(layer)
+
+    def loss(self, outputs: Outputs, targets: Targets) -> LossTerms:
+        # Logarithms of scores and costs of the matching need float32, whatever the forward pass used.
+        with torch.autocast(outputs.boxes.device.type, enabled=False):
+            truth = truth_of(targets, outputs.extra["size"])
+            return self.distributions.evaluate(outputs.extra["found"], truth, outputs.extra.get("noisy"))
+
+    def class_layers(self) -> dict[str, nn.Module]:
+        model = self.network.model
+        heads = {f"model.decoder.class_embed.{i}": layer for i, layer in enumerate(model.decoder.class_embed)}
+        return {
+            "model.denoising_class_embed": model.denoising_class_embed,
+            "model.enc_score_head": model.enc_score_head,
+            **heads,
+        }
+
+    def groups_behind(self, stages: Sequence[tuple[str, nn.Module]], encoder: Iterable[str]) -> list[LayerGroup]:
+        """stages: of the backbone. encoder: names of the model's children that belong to it; what is neither is the
+        decoder's."""
+        model = self.network.model
+        parts, decoder = GroupRest(model), GroupRest(model.decoder)
+        parts.take("backbone", "conv_encoder", "decoder")
+        heads = [*parts.take("denoising_class_embed", "enc_score_head"), *decoder.take("class_embed")]
+        body = parts.take(*encoder)
+        return chain_of_groups(stages, [("encoder", body), ("decoder", [*parts.rest(), *decoder.rest()])], heads)
+
+
+class DFineDetector(DistributionDetector):
+    """RGB in 0..1 in, stretched to the input's size; boxes and class scores of `num_queries` queries out."""
+
+    family = "d_fine"
+    renames = (*ORIGINAL_RENAMES, *HUB_RENAMES)
+
+    def __init__(self, variant: Variant, settings: DistributionSettings, context: ModelContext) -> None:
+        network = library_network(transformers(self.family), variant, settings.num_queries, len(context.class_names))
+        rule = InputRule(size=context.size, resize="stretch", scale=1 / 255)
+        super().__init__(f"{self.family}-{variant.name}", network, settings, context, rule)
+
+    def run(self, pixels: Tensor, truth: Truth | None) -> Outputs:
+        model = self.network.model
+        noisy = make_noise(truth, model.denoising_class_embed, self.noise)
+        stages = two_stage(model, model.backbone.model(pixels).feature_maps, noisy)
+        return outputs_of_decoder(stages, model.decoder, noisy)
+
+    def backbone(self) -> nn.Module:
+        found: nn.Module = self.network.model.backbone
+        return found
+
+    def layer_groups(self) -> list[LayerGroup]:
+        body = self.network.model.backbone.model
+        stages = [("stem", body.embedder), *((f"stage{i}", s) for i, s in enumerate(body.encoder.stages, 1))]
+        return self.groups_behind(stages, ("encoder_input_proj", "encoder"))
