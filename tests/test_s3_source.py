@@ -22,7 +22,8 @@ import pytest
 from conftest import IMPORT_ROOTS
 from detloom.errors import DataError, DetloomError, RunInterrupted, UnreachableError
 from detloom.specs import FetchContext
-from detloom.transfer import AccessError, ChangedError, NotThereError, TimedOutError
+from detloom.transfer import AccessError, ChangedError, NotThereError, Patience, TimedOutError
+from detloom_integrations.s3 import client as client_module
 from detloom_integrations.s3.source import S3Source
 from s3_tools import (
     EMPTY,
@@ -151,6 +152,23 @@ def test_many_small_downloads_survive_cuts(many: dict[str, bytes], proxy: Cuttin
         name.removeprefix("part 1/"): content for name, content in many.items() if name.startswith("part 1/")
     }
     assert proxy.cuts == 0
+
+
+def test_an_answer_may_be_cut_anywhere(
+    s3_server: S3Server, proxy: CuttingProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an etag is no other etag, and half a length no other length: not among the first headers, not in the body,
+    and not when the next answer is cut at the same place."""
+    monkeypatch.setattr(client_module, "Patience", lambda: Patience(first_pause_s=0.001, longest_pause_s=0.001))
+    content = b"content " * 16
+    s3_server.put(bucket, {"a.bin": content})
+    plan = source(s3_server.endpoint, bucket, region="us-east-1").plan()
+    for place in range(0, 440, 6):
+        asked = source(proxy.endpoint, bucket, region="us-east-1")
+        assert asked.plan().revision == plan.revision
+        proxy.cut_after, proxy.cuts = place, 2
+        assert contents(asked.fetch(plan, tmp_path / f"{place}" / "x", FetchContext()).root) == {"a.bin": content}
+        assert proxy.cuts == 0, place
 
 
 @pytest.mark.parametrize("share", [0.02, 0.92], ids=["first page", "second page"])

@@ -19,6 +19,7 @@ from detloom.transfer import ChangedError, CutError, Deadline, NotThereError, Pa
 from detloom_integrations.s3.access import Access
 from detloom_integrations.s3.errors import asked_pause, is_transient, translated
 from detloom_integrations.s3.listing import StoredObject, below
+from detloom_integrations.s3.wire import noticing
 
 if TYPE_CHECKING:
     from minio.datatypes import Object
@@ -165,13 +166,9 @@ class Bucket:
         return []
 
     def _beginning(self, response: Any, stored: StoredObject, offset: int) -> int:
-        """Where the bytes of an answer begin. Not every gateway heeds If-Match and Range, or says so by its status; and
-        a connection that is cut among the headers leaves half of one."""
+        """Where the bytes of an answer begin. Not every gateway heeds If-Match and Range, or says so by its status."""
         etag = _bare(response.headers.get("ETag"))
         if etag and stored.etag and etag != stored.etag:
-            now = self._client.stat_object(self.access.bucket, stored.key, version_id=stored.version or None)
-            if _bare(now.etag) == stored.etag:
-                raise CutError(f"the etag {etag} came, and it is {stored.etag}")
             raise ChangedError(
                 f"{stored.key} was changed after it was listed",
                 hint="run the command again; what has arrived is not fetched again",
@@ -206,5 +203,5 @@ def _pool(access: Access, connections: int) -> urllib3.PoolManager:
     }
     proxy = urllib.request.getproxies().get("https" if access.secure else "http")
     if proxy and not urllib.request.proxy_bypass(access.host):
-        return urllib3.ProxyManager(proxy, **options)
-    return urllib3.PoolManager(**options)
+        return noticing(urllib3.ProxyManager(proxy, **options))
+    return noticing(urllib3.PoolManager(**options))
