@@ -67,6 +67,9 @@ class ConsoleLogger:
         if "val/AP" not in values:
             return parts
         ap, ap50 = values["val/AP"], values.get("val/AP50", math.nan)
+        if "val/segm_AP" in values:  # a model of masks is followed by its masks
+            parts.append(f"boxes AP {ap:.3f} AP50 {ap50:.3f}, masks")
+            ap, ap50 = values["val/segm_AP"], values.get("val/segm_AP50", math.nan)
         best = self._best
         parts.append(f"AP {ap:.3f}{_delta(ap, best.AP)}")
         parts.append(f"AP50 {ap50:.3f}{_delta(ap50, best.AP50)}")
@@ -174,8 +177,9 @@ def _best_of_earlier_part(context: LoggerContext) -> _Best:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-            if record["step"] <= context.resume_step and record.get("val/AP") is not None:
-                best.take(record["val/AP"], record.get("val/AP50") or 0.0, record["epoch"])
+            kind = "segm_" if "val/segm_AP" in record else ""
+            if record["step"] <= context.resume_step and record.get(f"val/{kind}AP") is not None:
+                best.take(record[f"val/{kind}AP"], record.get(f"val/{kind}AP50") or 0.0, record["epoch"])
         except (ValueError, KeyError, TypeError):
             continue
     return best
