@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,98 +8,11 @@ import pytest
 import torch
 
 from detloom.detector import LossTerms
-from detloom.train.checkpoint import read_checkpoint, save_checkpoint
-from detloom.train.ema import ModelEMA
 from detloom.train.freezing import freeze
-from detloom.train.loop import Hooks, Loop, LoopPlan, TrainingDiverged
-from detloom.train.optimizer import build_optimizer
-from detloom.train.schedule import Schedule, plan_of
+from detloom.train.loop import TrainingDiverged
 from detloom_schemas.config import TrainingConfig
-from tiny import FixedBatches, TinyDetector, make_batch
-
-
-class Recorder:
-    """The surroundings of a loop, in memory."""
-
-    def __init__(self, scores: list[float] | None = None, stop_at: int | None = None) -> None:
-        self.logged: list[tuple[dict[str, float], int, int]] = []
-        self.saved: list[str] = []
-        self.epochs: list[int] = []
-        self.scores = scores or []
-        self.stop_at = stop_at
-        self.loop: Loop | None = None
-        self.on_save: Callable[[str], None] = lambda kind: None
-
-    def evaluate(self, epoch: int) -> dict[str, float]:
-        return {"val/AP": self.scores[epoch] if epoch < len(self.scores) else 0.0}
-
-    def save(self, kind: str, metrics: Mapping[str, float]) -> None:
-        self.saved.append(kind)
-        self.on_save(kind)
-
-    def hooks(self) -> Hooks:
-        return Hooks(
-            log=lambda values, step, epoch: self.logged.append((dict(values), step, epoch)),
-            epoch_started=lambda epoch, step: None,
-            evaluate=self.evaluate,
-            epoch_finished=lambda epoch, step, metrics: self.epochs.append(epoch),
-            save=self.save,
-            stop_requested=lambda: self.loop is not None and self.loop.progress.step == self.stop_at,
-        )
-
-
-def make_loop(
-    config: TrainingConfig,
-    batches: list[Any],
-    recorder: Recorder,
-    *,
-    interval: int = 1,
-    detector: TinyDetector | None = None,
-    log_interval: int = 1,
-) -> Loop:
-    torch.manual_seed(7)
-    network = detector or TinyDetector(["a", "b"])
-    optimizer = build_optimizer(network, config)
-    loader = FixedBatches(batches)
-    steps = math.ceil(len(batches) / config.gradient_accumulation)
-    total = min(steps * config.epochs, config.max_steps or steps * config.epochs)
-    plan = LoopPlan(steps, total, math.ceil(total / steps), interval, 0, "AP", log_interval)
-    ema = ModelEMA(network, config.ema_decay, config.ema_warmup_steps) if config.use_ema else None
-    schedule = Schedule(optimizer, plan_of(config, total, steps))
-    loop = Loop(
-        network,
-        optimizer,
-        schedule,
-        ema,
-        loader,
-        config,
-        plan,
-        recorder.hooks(),
-        device=torch.device("cpu"),
-        precision=torch.float32,
-    )
-    recorder.loop = loop
-    return loop
-
-
-def batches(count: int, images: int = 4, seed: int = 0) -> list[Any]:
-    rng = torch.Generator().manual_seed(seed)
-    return [make_batch(rng, images) for _ in range(count)]
-
-
-def assert_same(first: Any, second: Any, path: str = "") -> None:
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), path
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), path
-        for key in first:
-            assert_same(first[key], second[key], f"{path}/{key}")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), path
-        for index, (a, b) in enumerate(zip(first, second, strict=True)):
-            assert_same(a, b, f"{path}/{index}")
-    else:
-        assert first == second, path
+from loop_tools import Recorder, assert_same, assert_same_state, batches, interrupted_and_resumed, make_loop
+from tiny import TinyDetector
 
 
 def test_accumulated_micro_batches_give_the_update_of_the_large_batch() -> None:
@@ -170,27 +81,8 @@ def test_a_run_interrupted_anywhere_and_resumed_equals_the_uninterrupted_one_bit
         epochs=4, lr=0.01, gradient_accumulation=2, warmup_steps=3, ema_warmup_steps=5, seed=3, gradient_clip=5.0
     )
     data = batches(6)
-    whole = make_loop(config, data, Recorder([0.1, 0.3, 0.2, 0.25]))
-    assert whole.run() == "completed"
-
-    recorder = Recorder([0.1, 0.3, 0.2, 0.25], stop_at=stop_at)
-    first = make_loop(config, data, recorder)
-
-    def save(kind: str) -> None:
-        if kind == "last":
-            save_checkpoint(tmp_path, "last.pt", {"training": first.state_dict()}, {})
-
-    recorder.on_save = save
-    assert first.run() == "interrupted"
-
-    second = make_loop(config, data, Recorder([0.1, 0.3, 0.2, 0.25]))
-    second.detector.load_state_dict(TinyDetector(["a", "b"]).state_dict())  # nothing may come from the constructor
-    second.load_state_dict(read_checkpoint(tmp_path / "last.pt")["training"])
-    assert second.progress.step == stop_at
-    assert second.run() == "completed"
-    final, resumed = whole.state_dict(), second.state_dict()
-    for part in ("model", "optimizer", "schedule", "ema", "best"):
-        assert_same(final[part], resumed[part], part)
+    whole, resumed = interrupted_and_resumed(lambda recorder: make_loop(config, data, recorder), stop_at, tmp_path)
+    assert_same_state(whole, resumed)
 
 
 def test_dropout_depends_on_seed_and_step_alone() -> None:
