@@ -1,4 +1,7 @@
-"""The loss terms that come with Detloom, against closed forms."""
+"""The loss plugins that come with Detloom: their specs, their settings, and closed forms of the box losses.
+
+The formulas of class scores stand in test_losses_scores.py, the measures of boxes in test_boxes_measures.py.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ from torch import Tensor
 from detloom.boxes import pairwise_iou
 from detloom.detector import ElementLoss
 from detloom.specs import LossSpec
-from detloom_plugins.losses import bce, ciou, focal, giou, iou
+from detloom_plugins.losses import bce, ce, ciou, dfl, diou, focal, giou, ia_bce, iou, l1, mal, siou, varifocal
 from detloom_plugins.losses.focal.settings import FocalSettings
+from detloom_plugins.losses.l1.settings import DistanceSettings
+from detloom_plugins.losses.siou.settings import SiouSettings
 from detloom_schemas.base import Settings
 
-BOX_MODULES = {"iou": iou, "giou": giou, "ciou": ciou}
+BOX_MODULES = {"iou": iou, "giou": giou, "diou": diou, "ciou": ciou, "siou": siou, "l1": l1}
+CLASS_MODULES = (bce, focal, ce, varifocal, mal, ia_bce)
 
 
 def spec_of(module: ModuleType) -> LossSpec:
@@ -28,21 +34,44 @@ def spec_of(module: ModuleType) -> LossSpec:
 
 
 def box_loss(name: str) -> ElementLoss:
-    return spec_of(BOX_MODULES[name]).build(Settings())
+    spec = spec_of(BOX_MODULES[name])
+    return spec.build(spec.settings())
 
 
 def boxes(*rows: tuple[float, float, float, float]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("module", [bce, focal, iou, giou, ciou])
+@pytest.mark.parametrize("module", [*CLASS_MODULES, *BOX_MODULES.values()])
 def test_each_loss_module_hands_over_one_spec_of_its_role(module: ModuleType) -> None:
     spec = spec_of(module)
     assert spec.role == ("box" if module in BOX_MODULES.values() else "classification")
+    assert spec.quality == (module in (varifocal, mal, ia_bce))
     assert module.detloom_api == (0, 1)
     shape = (5, 4) if spec.role == "box" else (5, 7)
     first, second = torch.rand(shape), torch.rand(shape)
     assert spec.build(spec.settings())(first, second).shape == ((5,) if spec.role == "box" else (5, 7))
+
+
+def test_the_loss_of_distributions_has_its_role() -> None:
+    spec = spec_of(dfl)
+    assert (spec.role, spec.quality) == ("distribution", False)
+    # Nothing is known: log 8 for every place.
+    values = spec.build(spec.settings())(torch.zeros(3, 8), torch.tensor([0.0, 2.5, 7.0]))
+    torch.testing.assert_close(values, torch.full((3,), math.log(8)))
+
+
+def test_the_distance_of_the_sides_is_counted_in_its_scale() -> None:
+    spec = spec_of(l1)
+    near, far = boxes((0, 0, 10, 10), (0, 0, 10, 10)), boxes((1, 0, 10, 12), (-4, 4, 6, 14))
+    assert spec.build(DistanceSettings(scale_px=2.0))(near, far).tolist() == [1.5, 8.0]
+
+
+def test_the_power_of_siou_reaches_it() -> None:
+    one, wider = boxes((0, 0, 10, 10)), boxes((-1, 0, 11, 10))
+    loss = {power: float(siou.build(SiouSettings(shape_power=power))(one, wider)) for power in (2.0, 6.0)}
+    unlike = 1 - math.exp(-2 / 12)
+    assert loss[2.0] - loss[6.0] == pytest.approx((unlike**2 - unlike**6) / 2, rel=1e-6)
 
 
 def test_equal_boxes_cost_nothing() -> None:
@@ -57,7 +86,9 @@ def test_half_overlapping_boxes_cost_what_the_papers_say() -> None:
     share = 4 / 12
     assert float(box_loss("iou")(first, second)) == pytest.approx(1 - share**2, rel=1e-6)
     assert float(box_loss("giou")(first, second)) == pytest.approx(1 - share, rel=1e-6)
+    assert float(box_loss("diou")(first, second)) == pytest.approx(1 - share + 4 / 40, rel=1e-6)
     assert float(box_loss("ciou")(first, second)) == pytest.approx(1 - share + 4 / 40, rel=1e-6)
+    assert float(box_loss("l1")(first, second)) == pytest.approx(4 / 64)
 
 
 def test_boxes_apart_cost_by_their_hull_and_distance() -> None:
@@ -162,16 +193,22 @@ def test_focal_is_safe_where_the_score_equals_the_target(gamma: float) -> None:
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("module", [bce, focal])
-def test_class_losses_have_the_gradient_of_finite_differences(module: ModuleType) -> None:
-    spec = spec_of(module)
-    loss = spec.build(spec.settings())
-    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    targets = torch.rand(3, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda value: loss(value, targets), (logits,))
-
-
-@pytest.mark.parametrize("wrong", [{"gamma": -1}, {"alpha": 2}, {"label_smoothing": 1}, {"gama": 2}])
-def test_impossible_focal_settings_are_refused(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("module", "wrong"),
+    [
+        (focal, {"gamma": -1}),
+        (focal, {"alpha": 2}),
+        (focal, {"label_smoothing": 1}),
+        (focal, {"gama": 2}),
+        (varifocal, {"alpha": -1}),
+        (varifocal, {"alpha": None}),
+        (mal, {"gamma": -0.5}),
+        (ia_bce, {"alpha": 1.5}),
+        (ce, {"label_smoothing": 1.0}),
+        (siou, {"shape_power": 7}),
+        (l1, {"scale_px": 0}),
+    ],
+)
+def test_impossible_settings_are_refused(module: ModuleType, wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        FocalSettings.model_validate(wrong)
+        type(spec_of(module).settings()).model_validate(wrong)
