@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ class PrototypeDetector(Detector):
         rule = InputRule(size=size, scale=1 / 255, mean=(0.45, 0.45, 0.45), std=(0.25, 0.25, 0.25))
         super().__init__(class_names, rule, PostRule(kind="nms", nms_threshold=0.5))
         widths = (3, 16, 24, 32, 48)
-        self.down = nn.ModuleList(_block(a, b, 2) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.up = nn.ModuleList(_block(b + a, a, 1) for a, b in zip(widths[1:-1], widths[2:], strict=True))
+        self.down = nn.ModuleList(_block(a, b, 2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(_block(b + a, a, 1) for a, b in pairwise(widths[1:]))
         self.prototypes = nn.Conv2d(16, PROTOTYPES, 1)
         self.neck = _block(48, 64, 1)
         self.head = nn.Conv2d(64, 4 + len(self.class_names) + PROTOTYPES + 1, 1)
@@ -139,11 +140,12 @@ class OutlinePlugin:
     """The package: nothing but hooks."""
 
     detloom_api = (0, 1)
+    detector: type[PrototypeDetector] = PrototypeDetector
 
     @hookimpl
     def detloom_models(self) -> Iterable[ModelSpec]:
         def build(settings: object, context: ModelContext) -> Detector:
-            return PrototypeDetector(context.class_names, context.size)
+            return self.detector(context.class_names, context.size)
 
         return [
             ModelSpec(
