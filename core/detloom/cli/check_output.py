@@ -13,7 +13,7 @@ from detloom.cli.data_sources import sources_json, sources_text
 
 if TYPE_CHECKING:
     from detloom.data.fixing import Change
-    from detloom.data.inspect import Inspection
+    from detloom.data.inspect import Inspection, Spread
     from detloom.data.load import CheckReport
     from detloom.data.records import Finding
 
@@ -50,7 +50,7 @@ def _sums(used: int, left_out: int) -> dict[str, int]:
 def as_text(report: CheckReport, command: str) -> str:
     parts = []
     if report.inspection is not None:
-        parts += [_overview(report.inspection, report), _classes(report.inspection)]
+        parts += [_overview(report.inspection, report), _numbers(report.inspection), _classes(report.inspection)]
     if report.dataset is not None and (sources := sources_text(report.dataset)):
         parts.append(sources)
     if report.findings:
@@ -79,13 +79,40 @@ def _overview(found: Inspection, report: CheckReport) -> str:
     objects = f"{found.num_annotations} objects"
     if report.objects_left_out:
         objects = f"{found.num_annotations} of {found.num_annotations + report.objects_left_out} objects"
+    masks = yes[found.has_masks]
+    if found.has_masks and found.without_masks:
+        masks = f"of {found.whole.masks} objects ({found.without_masks} without)"
     return "\n".join(
         [
             f"{found.name}: {found.num_images} of {listed} images usable ({splits}), {objects}, "
             f"{found.num_classes} classes",
-            f"boxes {yes[found.has_boxes]}, masks {yes[found.has_masks]}, keypoints {yes[found.has_keypoints]}",
+            f"boxes {yes[found.has_boxes]}, masks {masks}, keypoints {yes[found.has_keypoints]}",
         ]
     )
+
+
+def _numbers(found: Inspection) -> str:
+    """Sizes of pictures and objects in three lines."""
+    whole = found.whole
+    sizes = ", ".join(f"{size} ({count})" for size, count in whole.image_sizes.items())
+    rest = whole.images - sum(whole.image_sizes.values())
+    more = f" and {rest} of other sizes" if rest else ""
+    side, each = whole.box_side_px, whole.objects_per_image
+    crowds = f", {whole.crowd} crowds" if whole.crowd else ""
+    lines = [
+        f"pictures  {sizes}{more}; width by height {_range(whole.aspect, '.2f')}",
+        f"objects   {_range(each, '.0f')} an image, {whole.images_without_objects} images without; "
+        f"side {_range(side, '.0f')} px; {whole.small} small, {whole.medium} medium, {whole.large} large{crowds}",
+    ]
+    if found.num_classes > 1:
+        lines.append(f"classes   the most frequent has {found.imbalance:g} times as many objects as the rarest")
+    return "\n".join(lines)
+
+
+def _range(spread: Spread, digits: str) -> str:
+    if spread.min == spread.max:
+        return format(spread.min, digits)
+    return f"{spread.min:{digits}} to {spread.max:{digits}} (median {spread.median:{digits}})"
 
 
 def _classes(found: Inspection) -> str:
@@ -107,8 +134,9 @@ def _verdict(report: CheckReport, command: str) -> str:
     from detloom.data.findings import allowable
 
     if not report.refused:
-        why = f"\n  ({report.inspection.recommendation.why})" if report.inspection else ""
-        return f"fit for training; next:\n  {command}{why}"
+        fitting = report.inspection.recommendation if report.inspection else None
+        lines = [fitting.why, *fitting.notes] if fitting else []
+        return "\n".join(["fit for training; next:", f"  {command}", *(f"  ({line})" for line in lines)])
     codes = sorted({finding.code for finding in report.refused})
     leave = allowable(report.refused)
     advice = f"repair the data, or leave out what these name: --allow {' '.join(leave)}" if leave else "repair the data"

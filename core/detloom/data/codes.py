@@ -163,7 +163,11 @@ CODES: dict[str, Code] = {
     "split-without-annotations": Code(
         "warning", "the folder of a split has no annotation file", "not used: put `_annotations.coco.json` into it"
     ),
-    "partial-masks": Code("warning", "some objects have a mask and some only a box", "masks train where they are"),
+    "partial-masks": Code(
+        "warning",
+        "some objects have a mask and some only a box",
+        "boxes train with all of them, those of masks included; a model of masks needs one for each object",
+    ),
     # For information.
     "same-picture": Code("info", "files of one split hold the same picture", "kept as they are"),
     "exif-orientation": Code("info", "the file is stored turned (EXIF)", "read upright; boxes are taken as upright"),

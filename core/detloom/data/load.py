@@ -108,7 +108,7 @@ def check(
     """Everything that can be said of the data. marks: gets every single place of every finding. Raises DataError only
     when there are none."""
     name, dataset, findings = _read(config, host, progress, for_training, marks=marks)
-    inspection = None if dataset is None else inspect_dataset(dataset)
+    inspection = None if dataset is None else inspect_dataset(dataset, host)
     return CheckReport(name, dataset, findings, inspection, tuple(config.config.data.allow))
 
 
