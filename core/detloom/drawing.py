@@ -20,6 +20,8 @@ Colour = tuple[int, int, int]
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MASK_OPACITY = 0.45
+MOST_TEXT = 0.1
+"""Share of a picture with masks that texts may cover before the smallest objects lose theirs."""
 GOLDEN_ANGLE = 0.61803398875
 # Hand-picked first colours, well apart and visible on dark and bright pictures; more classes go round the hues.
 _FIRST: tuple[Colour, ...] = (
@@ -75,7 +77,8 @@ def draw_objects(
     """A copy of the picture with objects; later ones lie on top.
 
     image: uint8 RGB [H, W, 3]; boxes: [N, 4] xyxy pixels; labels: [N] class indices, which give the colour; texts: one
-    a box, empty for none; masks: COCO RLE of the picture's size.
+    a box, empty for none; masks: COCO RLE of the picture's size. With masks, an object that is smaller than its text
+    goes without one where texts would hide much of the picture.
     """
     canvas = np.ascontiguousarray(image).copy()
     for rle, label in zip(masks or (), labels.tolist(), strict=False):
@@ -85,8 +88,9 @@ def draw_objects(
     corners = [tuple(round(float(v)) for v in box) for box in boxes]
     for (x1, y1, x2, y2), label in zip(corners, labels.tolist(), strict=True):
         cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(label), thickness, cv2.LINE_AA)
+    shown = texts if masks is None else _readable(canvas, corners, texts)
     # Names after all boxes: no line runs through a name.
-    for (x1, y1, _, _), label, text in zip(corners, labels.tolist(), texts, strict=True):
+    for (x1, y1, _, _), label, text in zip(corners, labels.tolist(), shown, strict=True):
         if text:
             draw_label(canvas, plain_text(text), (x1, y1), class_colour(label))
     return canvas
@@ -116,8 +120,26 @@ def _tint(canvas: Image, rle: Mapping[str, Any], colour: Colour) -> None:
     cv2.drawContours(canvas, outlines, -1, colour, 1)
 
 
-def _font_scale(image: Image) -> float:
-    return float(np.clip(min(image.shape[:2]) / 900, 0.36, 2.0))
+def _readable(canvas: Image, corners: Sequence[Sequence[int]], texts: Sequence[str]) -> list[str]:
+    """Hundreds of small objects with a text each would show nothing but texts."""
+    tabs = [_tab(canvas, plain_text(text))[0] if text else (0, 0) for text in texts]
+    areas = [width * height for width, height in tabs]
+    if sum(areas) <= MOST_TEXT * canvas.shape[0] * canvas.shape[1]:
+        return list(texts)
+    sizes = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in corners]
+    return [text if size > area else "" for text, size, area in zip(texts, sizes, areas, strict=True)]
+
+
+def _letters(image: Image) -> tuple[float, int]:
+    """Scale of the font and thickness of its lines."""
+    return float(np.clip(min(image.shape[:2]) / 900, 0.36, 2.0)), max(1, line_thickness(image) // 2)
+
+
+def _tab(image: Image, text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of the tab behind a text, then its margin and the height of the letters; pixels."""
+    (width, height), base = cv2.getTextSize(text, FONT, *_letters(image))
+    pad = max(2, round(height * 0.3))
+    return (width + 2 * pad, height + base + pad), (pad, height)
 
 
 def draw_label(canvas: Image, text: str, corner: tuple[int, int], colour: Colour) -> None:
@@ -125,10 +147,8 @@ def draw_label(canvas: Image, text: str, corner: tuple[int, int], colour: Colour
 
     White letters, black ones on a bright tab: a contrast of at least 3:1 on any colour (WCAG 2 for large text).
     """
-    scale, weight = _font_scale(canvas), max(1, line_thickness(canvas) // 2)
-    (width, height), base = cv2.getTextSize(text, FONT, scale, weight)
-    pad = max(2, round(height * 0.3))
-    tab_height, tab_width = height + base + pad, width + 2 * pad
+    scale, weight = _letters(canvas)
+    (tab_width, tab_height), (pad, height) = _tab(canvas, text)
     x = int(np.clip(corner[0], 0, max(canvas.shape[1] - tab_width, 0)))
     y = corner[1] - tab_height if corner[1] >= tab_height else max(corner[1], 0)
     y = int(np.clip(y, 0, max(canvas.shape[0] - tab_height, 0)))
