@@ -83,7 +83,7 @@ class _Watch:
             for tensor in _tensors(output):
                 if not self.forward and not _finite(tensor):
                     self.forward = f"the output of {_called(name, module)} holds {_first_bad(tensor)}"
-                if tensor.requires_grad:
+                if tensor.requires_grad and name:
                     tensor.register_hook(self._gradient(_called(name, module)))
 
         return hook

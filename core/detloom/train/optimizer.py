@@ -109,9 +109,19 @@ def build_optimizer(
     fused = _fused(detector)
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+        return _with_momentum(optimizer) if nesterov else optimizer
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
+
+
+def _with_momentum(optimizer: torch.optim.SGD) -> torch.optim.SGD:
+    """Start from zero momentum, which is what the first step makes of none. torch 2.13 leaves it uninitialised when a
+    scaler skips the first step, and fails when a parameter joins later."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _fused(model: nn.Module) -> bool:
