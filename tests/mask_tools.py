@@ -189,7 +189,7 @@ def draw_shapes(rng: np.random.Generator, size: tuple[int, int]) -> tuple[NDArra
         if (around & taken).any():
             continue
         taken |= mask.astype(bool)
-        colour = (200, 90, 70) if name == "disc" else (70, 110, 210)
+        colour = (70, 110, 210) if name == "disc" else (200, 90, 70)
         picture[mask.astype(bool)] = np.array(colour) + rng.normal(0, 8, 3)
         shapes.append((name, mask.astype(bool)))
     return np.clip(picture, 0, 255).astype(np.uint8), shapes

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from detloom.config import mapping_layer, resolve
-from detloom.data.dataset import Dataset
+from detloom.data.dataset import ClassMap, Dataset, ImageInfo, Split
 from detloom.data.images import read_image
 from detloom.data.load import load_dataset
 from detloom.data.loader import EvalLoader, NamedTransform, TrainLoader
-from detloom.data.masks import box_rle, decode_rle, encode_part, resize_masks
+from detloom.data.masks import box_rle, decode_rle, encode_mask, encode_part, resize_masks, rle_box
 from detloom.deploy import DetectorRuntime, deploy_graph
 from detloom.detector import Detector
 from detloom.errors import ConfigError, DataError, DetloomError, ExportError, PluginError, WeightsError
-from detloom.evaluate import evaluate_detections, evaluate_with_masks
+from detloom.evaluate import evaluate_coco_files, evaluate_detections, evaluate_with_masks, referee, to_coco_results
 from detloom.export import export_model
 from detloom.geometry import Detections, InputRule, PostRule, finish
 from detloom.hookspecs import hookimpl
@@ -55,6 +55,7 @@ from mask_tools import (
 from tiny import TinyDetector
 
 SIZE = (64, 64)
+TWO = ClassMap((1, 2), ("a", "b"))
 Values = dict[str, Any]
 
 
@@ -203,13 +204,13 @@ def dataset(drawn: Path, host: PluginHost) -> Dataset:
 
 
 class ColourDetector(PrototypeDetector):
-    """Not trained: one prototype is red, another blue, so that the masks are the shapes that are drawn."""
+    """Not trained: one prototype is blue, another red, so that the masks are the shapes that are drawn."""
 
     def __init__(self, class_names: Any = CLASSES, size: tuple[int, int] = SIZE) -> None:
         super().__init__(class_names, size)
         self.paint = torch.nn.Conv2d(3, 2, 1)
         with torch.no_grad():
-            self.paint.weight[:, :, 0, 0] = torch.tensor([[9.0, -3.0, -6.0], [-6.0, -3.0, 9.0]])
+            self.paint.weight[:, :, 0, 0] = torch.tensor([[-6.0, -3.0, 9.0], [9.0, -3.0, -6.0]])
             self.paint.bias.fill_(-3.0)
 
     def forward(self, images: Any, targets: Any = None, prompts: Any = None) -> Any:
@@ -394,6 +395,64 @@ def test_boxes_and_masks_are_judged_apart(dataset: Dataset) -> None:
     assert len(evaluation.lines()) == 3
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_small_and_large_are_a_matter_of_the_mask_and_not_of_its_box(seed: int) -> None:
+    """Against pycocotools, on detections whose boxes are larger than COCO's limits and whose masks are smaller."""
+    rng = np.random.default_rng(seed)
+    size = (150, 150)
+    images = tuple(ImageInfo(n + 1, f"{n}.png", Path(f"{n}.png"), size[1], size[0]) for n in range(3))
+    truths, found = [], []
+    for position in range(3):
+        shapes = [random_ring(rng, size) for _ in range(3)]
+        truths += [(position, int(rng.integers(2)), mask) for mask in shapes]
+        seen = [np.roll(mask, rng.integers(-4, 5, 2), (0, 1)) for mask in shapes] + [random_ring(rng, size)]
+        boxes = np.stack([rle_box(encode_mask(mask)) for mask in seen]).astype(np.float32)
+        scores = np.sort(rng.random(4).round(1).astype(np.float32))[::-1]
+        found.append(Detections(boxes, scores, rng.integers(0, 2, 4), tuple(encode_mask(mask) for mask in seen)))
+    split = split_of(images, truths)
+    ours = evaluate_detections(split, TWO, found, masks=True)
+    assert ours.metrics == pytest.approx(referee(split, TWO, found, masks=True).metrics, abs=1e-12)
+    document = {
+        "images": [{"id": image.id, "width": size[1], "height": size[0]} for image in images],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [
+            {"id": row + 1, "image_id": image + 1, "category_id": label + 1, "iscrowd": 0, "area": int(mask.sum()),
+             "bbox": [0, 0, 1, 1], "segmentation": encode_mask(mask)}
+            for row, (image, label, mask) in enumerate(truths)
+        ],
+    }  # fmt: skip
+    results = to_coco_results(split, TWO, found)
+    for by_referee in (False, True):
+        numbers = evaluate_coco_files(document, results, "segm", by_referee=by_referee)
+        assert numbers == pytest.approx(ours.metrics, abs=1e-12)
+
+
+def random_ring(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Its box is much larger than its area."""
+    mask = np.zeros(size, np.uint8)
+    centre = (int(rng.integers(40, 110)), int(rng.integers(40, 110)))
+    cv2.circle(mask, centre, int(rng.integers(8, 60)), 1, int(rng.integers(1, 9)))
+    return mask.astype(bool)
+
+
+def split_of(images: tuple[ImageInfo, ...], truths: list[tuple[int, int, NDArray[np.bool_]]]) -> Split:
+    counts = np.bincount([image for image, _, _ in truths], minlength=len(images))
+    rles = tuple(encode_mask(mask) for _, _, mask in truths)
+    return Split(
+        name="val",
+        images=images,
+        boxes=np.array([rle_box(rle) for rle in rles]),
+        labels=np.array([label for _, label, _ in truths]),
+        crowd=np.zeros(len(truths), bool),
+        area=np.array([float(mask.sum()) for _, _, mask in truths]),
+        image_index=np.array([image for image, _, _ in truths]),
+        object_ids=tuple(range(1, len(truths) + 1)),
+        rles=rles,
+        starts=np.concatenate([[0], np.cumsum(counts)]),
+    )
+
+
 def test_a_crowd_without_a_mask_is_ignored_inside_its_box(dataset: Dataset) -> None:
     split = dataset.splits["val"]
     rows = split.objects_of(0)
@@ -434,7 +493,7 @@ def test_a_transform_that_forgets_the_masks_is_named(dataset: Dataset) -> None:
 def test_masks_lie_on_their_objects_after_every_transform(
     drawn: Path, host: PluginHost, dataset: Dataset, transforms: list[str], cache: Any
 ) -> None:
-    """Judged by colour: discs are red, triangles blue, all else is gray."""
+    """Judged by colour: discs are blue, triangles red, all else is gray."""
     from detloom.data.caching import build_stores
     from detloom.data.loader import build_transforms
 
@@ -460,7 +519,7 @@ def test_masks_lie_on_their_objects_after_every_transform(
                 if label < 0:
                     continue
                 seen += 1
-                sign = 1 if CLASSES[int(label)] == "disc" else -1
+                sign = -1 if CLASSES[int(label)] == "disc" else 1
                 core = cv2.erode(mask.numpy(), np.ones((3, 3), np.uint8)).astype(bool)
                 assert (sign * reddish[torch.from_numpy(core)] > 25).float().mean() > 0.95
                 columns = np.flatnonzero(mask.numpy().any(0))

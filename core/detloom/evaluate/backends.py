@@ -21,6 +21,7 @@ there is no truth."""
 
 def hotcoco_curves(truth: Truth, found: Found, classes: int, caps: list[int]) -> Curves:
     from hotcoco import COCO
+    from hotcoco.mask import area
 
     masks: list[Any] | None = None if truth.rles is None else [dict(rle) for rle in truth.rles]
     # Ids start at 1: pycocotools takes object 0 for "not matched".
@@ -28,12 +29,15 @@ def hotcoco_curves(truth: Truth, found: Found, classes: int, caps: list[int]) ->
         _image_rows(truth), _class_rows(classes), truth.image + 1, truth.label + 1, truth.boxes,
         ids=np.arange(1, len(truth.image) + 1), area=truth.area, iscrowd=truth.crowd, segmentation=masks,
     )  # fmt: skip
-    columns = (found.image + 1, found.boxes, found.scores, found.label + 1)
-    results = dataset.load_res(
-        np.column_stack(columns),
-        segmentation=None if found.rles is None else [dict(rle) for rle in found.rles],
-    )
-    return _run_hotcoco(dataset, results, "bbox" if found.rles is None else "segm", caps)
+    columns = np.column_stack((found.image + 1, found.boxes, found.scores, found.label + 1))
+    if found.rles is None:
+        return _run_hotcoco(dataset, dataset.load_res(columns), "bbox", caps)
+    rles: list[Any] = [dict(rle) for rle in found.rles]
+    results = dataset.load_res(columns, segmentation=rles)
+    if rles:
+        # Whether an object is small is a matter of its mask here; the columns hold the areas of boxes.
+        results.update_anns(ids=np.arange(1, len(rles) + 1), area=np.asarray(area(rles), dtype=np.float64))
+    return _run_hotcoco(dataset, results, "segm", caps)
 
 
 def hotcoco_json_curves(

@@ -134,8 +134,9 @@ def evaluate_coco_files(
 ) -> dict[str, float]:
     """The 12 numbers of a COCO annotation file and a COCO result file (or their parsed content), ids as they are.
 
-    Results with masks alone can be evaluated as boxes: the box is the mask's. Raises DataError for a result file
-    that does not belong to the annotations.
+    Results with masks alone can be evaluated as boxes: the box is the mask's. Where masks are evaluated, the size of a
+    result is its mask's, whether or not the file gives boxes beside them. Raises DataError for a result file that does
+    not belong to the annotations.
     """
     read = truth if isinstance(truth, Mapping) else _parsed(Path(truth))
     dataset = dict(read) if isinstance(read, Mapping) else {}
@@ -150,6 +151,8 @@ def evaluate_coco_files(
             f"a result names image {stray['image_id']}, which the annotations do not hold",
             hint="evaluate the results on the annotations that they were made from",
         )
+    if iou_type == "segm":
+        results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
     run = pycocotools_json_curves if by_referee else hotcoco_json_curves
     return summary(run(dataset, results, iou_type, _caps(100)))
 
