@@ -244,6 +244,8 @@ def export_best(session: Session, fanout: LoggerFanout, metrics: Mapping[str, fl
         for line in result.lines:
             say(line)
         fanout.model(f"exports/{spec.name}", result.path, metrics, labels_of(session))
+        for companion in result.companions:
+            fanout.model(f"exports/{spec.name}{companion.suffix}", companion, metrics, labels_of(session))
         fanout.artifact(f"exports/{spec.name}.json", result.manifest_path)
     return refused
 

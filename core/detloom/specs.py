@@ -256,7 +256,11 @@ class ExportRequest:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExporterSpec(Spec):
     """Writes a deployable file. runtime: the name of the runtime that can run the file (used by the gate). half: it can
-    write 16-bit files."""
+    write 16-bit files.
+
+    companions: suffixes of files that belong to the file, lie beside it under the same name and are moved with it. The
+    file itself must say which companions it was written with: its runtime refuses others.
+    """
 
     kind: ClassVar[str] = "exporter"
     hook: ClassVar[str] = "detloom_exporters"
@@ -265,6 +269,7 @@ class ExporterSpec(Spec):
     runtime: str
     build: Callable[[Any], Exporter]
     half: bool = True
+    companions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

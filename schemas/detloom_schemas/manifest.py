@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 EMBEDDED_KEY = "detloom"
 """The name under which the manifest stands among a file's own metadata."""
 
+WEIGHTS_KEY = "detloom_weights_sha256"
+"""The name under which a file that keeps its weights in another one states that one's hash."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -150,12 +153,22 @@ class GateEntry(Record):
     parity: tuple[ParityCase, ...]
 
 
-class ExportManifest(ModelManifest):
-    """The whole story of one exported file. runtime: what ran the file in the gate; created: ISO 8601, UTC."""
+class CompanionEntry(Record):
+    """A file without which the exported one is not complete."""
 
     file: str
     bytes: Annotated[int, Field(ge=0)]
     sha256: Sha256
+
+
+class ExportManifest(ModelManifest):
+    """The whole story of one exported file. companions: files that belong to it; runtime: what ran the file in the
+    gate; created: ISO 8601, UTC."""
+
+    file: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+    companions: tuple[CompanionEntry, ...] = ()
     created: str
     runtime: str
     gate: GateEntry

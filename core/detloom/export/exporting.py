@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """A file that its gate let through. manifest: as written beside it; lines: for people."""
+    """A file that its gate let through. manifest: as written beside it; lines: for people; companions: files that
+    belong to it."""
 
     path: Path
     manifest_path: Path
     manifest: dict[str, Any]
     lines: list[str]
+    companions: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def export_model(
         )
         with host.blamed(spec):
             written = spec.build(settings).export(model.detector, request)
-        facts = {"file": written.name, "bytes": written.stat().st_size, "sha256": sha256_of(written)}
+        facts: dict[str, Any] = {**_facts(written), "companions": [_facts(one) for one in _companions(written, spec)]}
         # A format that cannot hold text is read with what lies beside it.
         write_json(manifest_path(written), {**manifest.model_dump(mode="json"), **facts})
         chosen = None if split is None else stable_order(split, export_config.gate_images)
@@ -97,6 +99,14 @@ def export_model(
             )
         )
         return _keep(written, dest_dir, manifest, {**facts, "runtime": spec.runtime}, gate)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _companions(path: Path, spec: ExporterSpec) -> list[Path]:
+    return [path.with_suffix(suffix) for suffix in spec.companions]
 
 
 def _reference(model: TrainedModel) -> Predictor:
@@ -133,10 +143,16 @@ def _keep(
     rejected = dest_dir / f"{written.stem}.rejected{written.suffix}"
     path = dest_dir / written.name if gate.passed else rejected
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    suffixes = [Path(one["file"]).suffix for one in facts["companions"]]
+    moved = [{**one, "file": path.with_suffix(Path(one["file"]).suffix).name} for one in facts["companions"]]
+    names = {"file": path.name, "companions": moved}
     whole = ExportManifest.model_validate(
-        {**manifest.model_dump(), **facts, "file": path.name, "created": created, "gate": gate.model_dump()}
+        {**manifest.model_dump(), **facts, **names, "created": created, "gate": gate.model_dump()}
     )
     values = whole.model_dump(mode="json")
+    # The file last: should the machine stop in between, an older file refuses the newer companion by its hash.
+    for suffix in suffixes:
+        written.with_suffix(suffix).replace(path.with_suffix(suffix))
     written.replace(path)
     write_json(manifest_path(path), values)
     if not gate.passed:
@@ -144,18 +160,20 @@ def _keep(
             f"{written.name} does not equal its checkpoint: {'; '.join(gate.reasons)}",
             hint=f"it is kept for inspection as {path}; export.tolerance sets another limit for AP",
         )
-    for stale in (rejected, manifest_path(rejected)):
+    companions = tuple(path.with_suffix(suffix) for suffix in suffixes)
+    for stale in (rejected, manifest_path(rejected), *(rejected.with_suffix(suffix) for suffix in suffixes)):
         stale.unlink(missing_ok=True)
-    return ExportResult(path, manifest_path(path), values, _lines(path, facts["bytes"], gate))
+    size = facts["bytes"] + sum(one["bytes"] for one in facts["companions"])
+    return ExportResult(path, manifest_path(path), values, _lines(path, companions, size, gate), companions)
 
 
-def _lines(path: Path, size: int, gate: GateEntry) -> list[str]:
+def _lines(path: Path, companions: Sequence[Path], size: int, gate: GateEntry) -> list[str]:
     batches = ", ".join(map(str, gate.batch_sizes))
     box = "incomparable" if gate.max_box_px is None else f"{gate.max_box_px:.2g} px"
     score = "incomparable" if gate.max_score is None else f"{gate.max_score:.2g}"
     mask = "" if gate.max_mask is None else f", masks within {gate.max_mask:.2g}"
     lines = [
-        f"{path} ({size / 1e6:.2f} MB)",
+        f"{path}{''.join(f' and {one.name}' for one in companions)} ({size / 1e6:.2f} MB)",
         f"parity with the checkpoint: boxes within {box}, scores within {score}{mask} (batches of {batches})",
     ]
     if gate.checkpoint_ap is None or gate.exported_ap is None or gate.difference is None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detloom.cores import inference_threads
 from detloom.errors import PluginError, UsageError, WeightsError
 from detloom.prediction import Raw
 from detloom_schemas.manifest import EMBEDDED_KEY
@@ -55,19 +55,12 @@ class OnnxRuntime:
 
 def _options() -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _threads()
+    options.intra_op_num_threads = inference_threads()
     options.inter_op_num_threads = 1
     # Spinning threads burn the cores that decode the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
-
-
-def _threads() -> int:
-    """The cores that this process may use; fewer when OMP_NUM_THREADS says so."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, max(int(wanted), 1)) if wanted.isdecimal() else cores
 
 
 def _providers(device: str) -> list[Any]:
