@@ -463,7 +463,7 @@ def test_a_crowd_without_a_mask_is_ignored_inside_its_box(dataset: Dataset) -> N
     assert changed.without_masks == 0
     inside = Detections(
         split.boxes[rows][:1].astype(np.float32), np.ones(1, np.float32), split.labels[rows][:1], (split.rles[0],)
-    )  # type: ignore[arg-type]
+    )
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), ())
     found = [inside, *[nothing] * (len(split) - 1)]
     evaluation = evaluate_detections(changed, dataset.class_map, found, masks=True)

@@ -44,12 +44,11 @@ class _Axis:
     high: NDArray[np.int64]
     share: NDArray[np.float32]
 
-    def near(self, positive: NDArray[np.bool_]) -> slice:
-        """Pixels with a positive neighbour, as one range. positive: bool [size of the logits], at least one true."""
-        there = np.flatnonzero(positive)
+    def near(self, positive: NDArray[np.int64]) -> slice:
+        """Pixels with a positive neighbour, as one range. positive: places of the logits, at least one, ascending."""
         return slice(
-            int(np.searchsorted(self.at, there[0] - 1, side="right")),
-            int(np.searchsorted(self.at, there[-1] + 1, side="left")),
+            int(np.searchsorted(self.at, positive[0] - 1, side="right")),
+            int(np.searchsorted(self.at, positive[-1] + 1, side="left")),
         )
 
 
@@ -66,7 +65,7 @@ def _encode(mask: NDArray[np.float32], rows: _Axis, columns: _Axis) -> RLE:
     positive = mask > 0
     if not positive.any():
         return encode_part(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
-    down, across = rows.near(positive.any(axis=1)), columns.near(positive.any(axis=0))
+    down, across = rows.near(np.flatnonzero(positive.any(axis=1))), columns.near(np.flatnonzero(positive.any(axis=0)))
     # Columns first and as rows in memory: runs are counted down the columns.
     turned = mask.T
     share = columns.share[across, None]

@@ -92,7 +92,7 @@ def _largest_of_masks(ours: Raw, theirs: Raw) -> float | None:
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return 0.5 * (1 + np.tanh(0.5 * logits))
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), dtype=np.float32)
 
 
 def _agreement(ours: Detections, theirs: Detections) -> float:

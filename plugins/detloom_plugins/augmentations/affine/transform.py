@@ -71,14 +71,18 @@ def _with_masks(moved: Sample, before: NDArray[np.uint8], matrix: Matrix) -> Sam
     masks = np.zeros((len(before), *moved.canvas), dtype=np.uint8)
     for mask, source in zip(masks, before, strict=True):
         mask[:] = warp_image(source, matrix, moved.canvas, 0, cv2.INTER_NEAREST)
-    there = masks.any(axis=(1, 2))
+    there, before_there = _filled(masks), _filled(before)
     boxes = moved.boxes
     if matrix[0, 1] or matrix[1, 0]:
         boxes = boxes.copy()
         for number in np.flatnonzero(there):
             boxes[number] = box_around(masks[number])
-    lost = before.any(axis=(1, 2)) & ~there
-    return replace(moved, boxes=boxes, masks=masks).with_objects(~lost)
+    return replace(moved, boxes=boxes, masks=masks).with_objects(there | ~before_there)
+
+
+def _filled(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """bool [N]: those with a pixel."""
+    return np.asarray(masks.any(axis=(1, 2)), dtype=np.bool_)
 
 
 def box_around(mask: NDArray[np.uint8]) -> tuple[int, int, int, int]:
