@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from detloom.config import load_saved, resolve
-from detloom.data.fetch import plans_of_run
+from detloom.data.before import data_of_run
 from detloom.data.load import load_dataset
 from detloom.data.summary import identity_of, log_data, record_data
 from detloom.distributed import rank, world_size
@@ -100,7 +100,7 @@ def _run_tracked(
 ) -> None:
     check_early(resolved, host, resuming=folder is not None)
     with Reading("reading the data") as reading:
-        before = [] if folder is None else plans_of_run(folder, resolved)
+        before = None if folder is None else data_of_run(folder, resolved)
         dataset = load_dataset(resolved, host, progress=reading.update, before=before)
     resolved = resolved.with_data({"model.num_classes": len(dataset.class_map)}, place=dataset.name)
     check_masks(host.get(ModelSpec, resolved.config.model.type), dataset)

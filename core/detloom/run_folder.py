@@ -235,6 +235,7 @@ class RunRecorder:
             name=folder.name,
             status="running",
             started=now(),
+            started_in=str(Path.cwd()),
             command=command,
             seed=config.training.seed,
             project=config.experiment.project,
@@ -254,6 +255,7 @@ class RunRecorder:
         except (OSError, ValueError):
             return
         kept = {"started", "command", "warnings", "model"}
+        kept |= {"started_in"} if Path(before.started_in or "?").is_dir() else set()
         resumed = (*before.resumed, self.record.command)
         self.record = self.record.model_copy(update={**{k: getattr(before, k) for k in kept}, "resumed": resumed})
         self._clock -= before.duration_s or 0.0

@@ -107,8 +107,8 @@ class LoggerRecord(RunFile):
 
 
 class RunRecord(RunFile):
-    """run.json. started, finished: ISO 8601, UTC. command: starts the same run again;
-    resumed: the commands that went on with it."""
+    """run.json. started, finished: ISO 8601, UTC. command: starts the same run again; started_in: the folder that it
+    was typed in, where relative paths of the configuration begin; resumed: the commands that went on with it."""
 
     name: str = ""
     status: RunStatus = "running"
@@ -117,6 +117,7 @@ class RunRecord(RunFile):
     finished: str = ""
     duration_s: float | None = None
     command: str = ""
+    started_in: str = ""
     resumed: tuple[str, ...] = ()
     project: str = ""
     tags: tuple[str, ...] = ()

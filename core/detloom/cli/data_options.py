@@ -110,6 +110,8 @@ def saved_layer(document: Mapping[str, Any], sections: Sequence[str]) -> Layer:
     values = {
         key: value for key, value in _leaves(document, document.get("origins") or {}) if key.startswith(tuple(sections))
     }
+    if values.get("data.sources"):
+        values.pop("data.source", None)  # a default, which would contradict the list
     return mapping_layer(values, "file", "config.yaml of the run")
 
 
@@ -157,12 +159,12 @@ def _any_model(host: PluginHost) -> dict[str, str]:
 
 def read_dataset(config: ResolvedConfig, host: PluginHost, *, as_trained: bool, model: Path | None = None) -> Dataset:
     """as_trained: divided as for the training; else the splits that the data themselves have. model: of the run whose
-    data these are; what was fetched for it is used again."""
-    from detloom.data.fetch import plans_of_run
+    data these are: what was fetched for it is used again, and its relative paths begin where it was started."""
+    from detloom.data.before import data_of_run
     from detloom.data.load import load_dataset
     from detloom.progress import Reading
 
-    before = [] if model is None else plans_of_run(model, config)
+    before = None if model is None else data_of_run(model, config)
     with Reading("reading the data") as reading:
         dataset = load_dataset(config, host, progress=reading.update, for_training=as_trained, before=before)
     for finding in dataset.findings:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from detloom.data.before import Before, located
 from detloom.data.facts import cache_dir
 from detloom.data.records import SourcePlan
 from detloom.errors import DetloomError
@@ -49,18 +50,20 @@ def chosen_sources(config: ResolvedConfig) -> list[Element]:
     return [Element(spec, config.settings(spec), "", chosen, below)]
 
 
-def fetch_trees(config: ResolvedConfig, host: PluginHost, before: Sequence[SourcePlan] = ()) -> list[Fetched]:
+def fetch_trees(config: ResolvedConfig, host: PluginHost, before: Before | None = None) -> list[Fetched]:
     """Bring the data of every source to this machine; all are planned before anything is fetched.
 
-    before: what they were for an earlier run, in the same order; where the cache still has that, it is what is used,
-    and nobody is asked. Raises DataError or UnreachableError, with the source's name where there are several.
+    before: what they were for an earlier run; where the cache still has that, it is what is used, and nobody is asked.
+    Raises DataError or UnreachableError, with the source's name where there are several.
     """
+    before = before or Before()
     elements = chosen_sources(config)
-    known: list[SourcePlan | None] = [*before] if len(before) == len(elements) else [None] * len(elements)
+    fits = len(before.plans) == len(elements)
+    known: list[SourcePlan | None] = [*before.plans] if fits else [None] * len(elements)
     planned: list[tuple[Element, Source, SourcePlan]] = []
     for number, (element, old) in enumerate(zip(elements, known, strict=True)):
         with host.blamed(element.spec), _named(element, number, len(elements)):
-            source = element.spec.build(element.settings)
+            source = element.spec.build(located(element.settings, before.folder))
             kept = old is not None and (_cache(element, host) / folder_name(old)).is_dir()
             planned.append((element, source, old if kept and old is not None else source.plan()))
     fetched = []
@@ -103,36 +106,3 @@ def _named(element: Element, number: int, of: int) -> Iterator[None]:
 def folder_name(plan: SourcePlan) -> str:
     """One folder for each revision of each source; both are words of the source, so they do not become paths."""
     return hashlib.sha256(f"{plan.identity}\x1f{plan.revision}".encode()).hexdigest()[:32]
-
-
-def plans_of_run(place: Path, config: ResolvedConfig) -> list[SourcePlan]:
-    """What the data of a run were, by source. place: its folder, or a file in it (a checkpoint, an export).
-
-    Empty when it is not known, or when the configuration now names other data than the run's.
-    """
-    from pydantic import ValidationError
-
-    from detloom_schemas.run_files import RunRecord
-
-    for folder in (place, place.parent, place.parent.parent):
-        file = folder / "run.json"
-        if file.is_file():
-            try:
-                record = RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, ValidationError):
-                return []
-            if _of_source(record.configuration) != _of_source(config.values()):
-                return []
-            plans = [SourcePlan(use.identity, use.revision) for use in record.data.sources]
-            plans = plans or [SourcePlan(record.data.source, record.data.revision)]
-            return plans if all(plan.identity and plan.revision for plan in plans) else []
-    return []
-
-
-def _of_source(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The sources and their settings."""
-    keys = [
-        key for key in values if key.startswith("data.") and key.count(".") > 1 and not key.startswith("data.split.")
-    ]
-    found = {key: values[key] for key in ("data.source", *keys) if key in values}
-    return {**found, "data.sources": values.get("data.sources") or []}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detloom.data.before import Before, located
 from detloom.data.dividing import Recorded, SplitRules, read_recorded
 from detloom.data.facts import Progress
 from detloom.data.fetch import Fetched, fetch_trees
@@ -25,7 +26,7 @@ from detloom.redaction import redacted
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
     from detloom.data.dataset import Dataset
-    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff, SourcePlan
+    from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff
     from detloom.host import PluginHost
     from detloom.specs import Format, FormatSpec
 
@@ -81,13 +82,13 @@ def load_dataset(
     *,
     progress: Progress | None = None,
     for_training: bool = True,
-    before: Sequence[SourcePlan] = (),
+    before: Before | None = None,
 ) -> Dataset:
     """Raises DataError when the data are not there, and DataRefusedError for findings that are errors and not allowed.
 
     for_training: data without a validation split are split; without it the splits are taken as they are (one json
-    for everything is then the split `all`). progress(images done, images). before: what the data were for an earlier
-    run, by source; used as they were then where this machine still has them.
+    for everything is then the split `all`). progress(images done, images). before: what an earlier
+    run says of them; they are used as they were then where this machine still has them.
     """
     name, dataset, findings = _read(config, host, progress, for_training, before)
     for remark in useless_codes(config.config.data.allow, findings):
@@ -117,7 +118,7 @@ def _read(
     host: PluginHost,
     progress: Progress | None,
     for_training: bool,
-    before: Sequence[SourcePlan] = (),
+    before: Before | None = None,
     marks: list[Mark] | None = None,
 ) -> tuple[str, Dataset | None, tuple[Finding, ...]]:
     data = config.config.data
@@ -129,7 +130,7 @@ def _read(
         Part(name if several else "", _records(host, one.spec, one.format, one.fetched.tree))
         for name, one in zip(names, sources, strict=True)
     ]
-    split = _split_rules(config)
+    split = _split_rules(config, before.folder if before else None)
     policy = Policy(data.policy, tuple(data.allow), data.max_left_out)
     options = ReadOptions(split, for_training, progress, policy, data.near_duplicates, marks, data.conflicts)
     records = merged(parts, rules) if several or rules else parts[0].records
@@ -150,8 +151,8 @@ class _Read:
     format: Format
 
 
-def _split_rules(config: ResolvedConfig) -> SplitRules:
-    split = config.config.data.split
+def _split_rules(config: ResolvedConfig, folder: Path | None) -> SplitRules:
+    split = located(config.config.data.split, folder)
     shares = SplitShares(split.val, split.test, split.seed, split.stratify)
     recorded = read_recorded(Path(split.files).expanduser()) if split.files else Recorded()
     return SplitRules(shares, split.mode == "anew", split.group or "", recorded)
