@@ -54,7 +54,8 @@ class _Axis:
 
 def _axis(pixels: int, cells: int, filled: float) -> _Axis:
     """filled: share of the logits that the picture takes."""
-    at = np.clip((np.arange(pixels) + 0.5) * (filled * cells / pixels) - 0.5, 0, cells - 1)
+    places = (np.arange(pixels) + 0.5) * (filled * cells / pixels) - 0.5
+    at = np.asarray(np.clip(places, 0, cells - 1), dtype=np.float64)
     low = np.floor(at).astype(np.int64)
     return _Axis(at, low, np.minimum(low + 1, cells - 1), (at - low).astype(np.float32))
 
