@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from detloom import CIoULoss, FocalLoss, MatchabilityLoss, UsageError, VarifocalLoss, compute_iou
+from conftest import ROOT
+from detloom import (
+    CIoULoss,
+    FocalLoss,
+    LossSpec,
+    MatchabilityLoss,
+    UsageError,
+    VarifocalLoss,
+    compute_iou,
+    discover,
+)
 from detloom.boxes import to_cxcywh
 
 
@@ -79,6 +90,22 @@ def test_the_box_loss_is_what_is_missing_to_a_perfect_fit() -> None:
     )
     giou = CIoULoss(iou_type="giou", reduction="none")(first, second)
     torch.testing.assert_close(giou, 1 - compute_iou(first, second, "giou").diagonal())
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "losses.md").read_text(), re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/losses.md", "exec"), names)  # the page is ours
+    assert names["overlaps"].shape == (2, 1) and float(names["centred"]) == pytest.approx(0.5)
+    assert names["mean"].shape == (1, 4) and bool(names["predicted"].grad.isfinite().all())
+
+
+def test_every_loss_stands_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "losses.md").read_text()
+    for spec in discover().specs(LossSpec):
+        assert f"`{spec.name}`" in page
+        settings = spec.settings().model_dump()
+        assert all(f"`{name}`" in page for name in settings), spec.name
 
 
 def test_targets_of_another_shape_are_refused_with_what_fits() -> None:
