@@ -78,6 +78,7 @@ def _recipe(variant: Variant) -> dict[str, object]:
         "loss.box_weight": 2.0,
         "validation.confidence_threshold": 0.01,
         "validation.max_detections": variant.queries,
+        "validation.save_best_metric": "segm_AP" if variant.masks else "AP",
     }
 
 
