@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +13,8 @@ from detloom.data.masks import RLE, encode_part
 from detloom.errors import DetloomError
 from detloom.geometry import InputRule
 
+SMALL = 0.04
+"""Share of a picture up to which computing an object's surroundings alone is faster (16 ns a pixel against 0.6)."""
 LARGEST = 1e4
 """Logits are limited to it: an infinite one between two pixels would make what is not a number."""
 
@@ -20,8 +23,7 @@ def masks_to_image(logits: NDArray[np.float32], rule: InputRule, original: tuple
     """logits: float [K, h, w] over the whole network input; a pixel is inside above 0. original: (height, width).
 
     Bilinear between the centres of pixels, as torch's `interpolate` with align_corners=False; the filling of a
-    letterbox is cut away. Only the surroundings of positive logits are computed: elsewhere nothing can be inside.
-    Raises DetloomError for logits that are not numbers.
+    letterbox is cut away. Raises DetloomError for logits that are not numbers.
     """
     if np.isnan(logits).any():
         raise DetloomError(
@@ -37,8 +39,9 @@ def masks_to_image(logits: NDArray[np.float32], rule: InputRule, original: tuple
 @dataclass(frozen=True, slots=True)
 class _Axis:
     """Where the pixels of the original lie between those of the logits. low, high: int64 [n], the neighbours; share:
-    float32 [n], of the higher one; at: float64 [n], ascending."""
+    float32 [n], of the higher one; at: float64 [n], ascending; step: logits a pixel."""
 
+    step: float
     at: NDArray[np.float64]
     low: NDArray[np.int64]
     high: NDArray[np.int64]
@@ -54,10 +57,11 @@ class _Axis:
 
 def _axis(pixels: int, cells: int, filled: float) -> _Axis:
     """filled: share of the logits that the picture takes."""
-    places = (np.arange(pixels) + 0.5) * (filled * cells / pixels) - 0.5
+    step = filled * cells / pixels
+    places = (np.arange(pixels) + 0.5) * step - 0.5
     at = np.asarray(np.clip(places, 0, cells - 1), dtype=np.float64)
     low = np.floor(at).astype(np.int64)
-    return _Axis(at, low, np.minimum(low + 1, cells - 1), (at - low).astype(np.float32))
+    return _Axis(step, at, low, np.minimum(low + 1, cells - 1), (at - low).astype(np.float32))
 
 
 def _encode(mask: NDArray[np.float32], rows: _Axis, columns: _Axis) -> RLE:
@@ -67,12 +71,17 @@ def _encode(mask: NDArray[np.float32], rows: _Axis, columns: _Axis) -> RLE:
     if not positive.any():
         return encode_part(np.zeros((0, 0), dtype=np.bool_), (0, 0), size)
     down, across = rows.near(np.flatnonzero(positive.any(axis=1))), columns.near(np.flatnonzero(positive.any(axis=0)))
-    # Columns first and as rows in memory: runs are counted down the columns.
-    turned = mask.T
-    share = columns.share[across, None]
-    wide = turned[columns.low[across]] * (1 - share) + turned[columns.high[across]] * share
-    low, high = wide[:, rows.low[down]], wide[:, rows.high[down]]
-    high -= low
-    high *= rows.share[down]
-    high += low
-    return encode_part((high > 0).T, (down.start, across.start), size)
+    area = (down.stop - down.start) * (across.stop - across.start)
+    logits = _part(mask, rows, columns, down, across) if area < SMALL * size[0] * size[1] else None
+    if logits is None:
+        whole = cv2.resize(mask, None, fx=1 / columns.step, fy=1 / rows.step, interpolation=cv2.INTER_LINEAR)
+        logits = np.asarray(whole[down, across], dtype=np.float32)
+    return encode_part(logits > 0, (down.start, across.start), size)
+
+
+def _part(mask: NDArray[np.float32], rows: _Axis, columns: _Axis, down: slice, across: slice) -> NDArray[np.float32]:
+    """What cv2.resize would give for the whole picture, for some of it: outside there is no positive neighbour."""
+    share = rows.share[down, None]
+    tall = mask[rows.low[down]] * (1 - share) + mask[rows.high[down]] * share
+    share = columns.share[across]
+    return np.asarray(tall[:, columns.low[across]] * (1 - share) + tall[:, columns.high[across]] * share, np.float32)
