@@ -66,13 +66,17 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Weights of the matching; alpha and gamma shape its focal class cost."""
+    """Weights of the matching; alpha and gamma shape its focal class cost.
+
+    product_power: above 0, all of these give way to class score times IoU to this power (Huang et al. 2025).
+    """
 
     classification: float = 2.0
     l1: float = 5.0
     overlap: float = 2.0
     alpha: float = 0.25
     gamma: float = 2.0
+    product_power: float = 0.0
 
 
 @torch.no_grad()
@@ -81,17 +85,26 @@ def pair_costs(stack: Stack, truth: Truth, costs: Costs) -> Tensor:
     layers, batch, queries, _ = stack.logits.shape
     labels = truth.labels.clamp(min=0)[None, :, None, :].expand(layers, batch, queries, -1)
     logits = stack.logits.detach().float().gather(3, labels)
-    score = logits.sigmoid()
-    # -log p and -log(1 - p) from the logits: exact where 16 bits of a score would be 0 or 1.
-    hit = costs.alpha * (1 - score).pow(costs.gamma) * torch.nn.functional.softplus(-logits)
-    miss = (1 - costs.alpha) * score.pow(costs.gamma) * torch.nn.functional.softplus(logits)
     found, wanted = stack.boxes.detach().float(), truth.boxes.float()
-    cost = costs.classification * (hit - miss) + costs.l1 * _pairwise_l1(found, wanted)
-    cost = cost - costs.overlap * _pairwise_giou(found, wanted)
+    if costs.product_power > 0:
+        overlap = geometry.pairwise_iou(geometry.from_cxcywh(found), geometry.from_cxcywh(wanted))
+        cost = -logits.sigmoid() * overlap.pow(costs.product_power)
+    else:
+        cost = _focal_cost(logits, costs) + costs.l1 * _pairwise_l1(found, wanted)
+        cost = cost - costs.overlap * _pairwise_giou(found, wanted)
     if stack.cost is not None:
         cost = cost + stack.cost
     cost = torch.nan_to_num(cost, nan=IMPOSSIBLE, posinf=IMPOSSIBLE, neginf=IMPOSSIBLE)
     return cost.masked_fill(~truth.valid[None, :, None, :], torch.inf)
+
+
+def _focal_cost(logits: Tensor, costs: Costs) -> Tensor:
+    """logits of each object's class. What the focal loss would lose by taking the object, less what it loses now."""
+    score = logits.sigmoid()
+    # -log p and -log(1 - p) from the logits: exact where 16 bits of a score would be 0 or 1.
+    hit = costs.alpha * (1 - score).pow(costs.gamma) * torch.nn.functional.softplus(-logits)
+    miss = (1 - costs.alpha) * score.pow(costs.gamma) * torch.nn.functional.softplus(logits)
+    return costs.classification * (hit - miss)
 
 
 def _pairwise_l1(rows: Tensor, columns: Tensor) -> Tensor:

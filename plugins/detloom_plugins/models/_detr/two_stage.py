@@ -7,7 +7,7 @@ precision of the features (16 bits cannot tell neighbouring cells apart). This w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +35,16 @@ class TwoStage:
 
 def two_stage(model: Any, features: Sequence[Tensor], noisy: NoisyQueries | None) -> TwoStage:
     """model: the library's `RTDetrModel` or one of the same build; features: maps of its backbone, fine to coarse."""
-    maps = [layer(feature) for layer, feature in zip(model.encoder_input_proj, features, strict=False)]
+    pairs = zip(model.encoder_input_proj, features, strict=False)
+    maps = [with_own_layout(layer(feature)) for layer, feature in pairs]
     return decoded(model, list(model.encoder(maps).last_hidden_state), noisy)
 
 
-def decoded(model: Any, encoded: Sequence[Tensor], noisy: NoisyQueries | None) -> TwoStage:
-    """encoded: maps of the encoder, fine to coarse."""
-    sources = decoder_sources(model, encoded)
+def decoded(
+    model: Any, encoded: Sequence[Tensor], noisy: NoisyQueries | None, decoder: Callable[..., Any] | None = None
+) -> TwoStage:
+    """encoded: maps of the encoder, fine to coarse. decoder: called as the library's; None: the model's."""
+    sources = [with_own_layout(source) for source in decoder_sources(model, encoded)]
     shapes = [(int(source.shape[-2]), int(source.shape[-1])) for source in sources]
     memory = torch.cat([source.flatten(2).transpose(1, 2) for source in sources], 1)
     chosen = choose_queries(model, memory, shapes)
@@ -50,17 +53,17 @@ def decoded(model: Any, encoded: Sequence[Tensor], noisy: NoisyQueries | None) -
         content = torch.cat((noisy.content.to(content), content), 1)
         references = torch.cat((noisy.reference.to(references), references), 1)
         mask = attention_mask(noisy, chosen.content.shape[1])
-    levels = torch.tensor(shapes, device=memory.device)
-    decoder = model.decoder(
+    output = (decoder or model.decoder)(
         inputs_embeds=content,
         encoder_hidden_states=memory,
         encoder_attention_mask=mask,
         reference_points=references.detach(),
-        spatial_shapes=levels,
+        # Only shapes are read of it, from the list: numbers would have to be copied to the device.
+        spatial_shapes=torch.empty(len(shapes), 2, dtype=torch.long, device=memory.device),
         spatial_shapes_list=shapes,
         level_start_index=None,
     )
-    return TwoStage(decoder, chosen.logits, chosen.references.sigmoid(), memory, references)
+    return TwoStage(output, chosen.logits, chosen.references.sigmoid(), memory, references)
 
 
 def decoder_sources(model: Any, encoded: Sequence[Tensor]) -> list[Tensor]:
@@ -69,6 +72,18 @@ def decoder_sources(model: Any, encoded: Sequence[Tensor]) -> list[Tensor]:
     sources = [layer(feature) for layer, feature in zip(projections, encoded, strict=False)]
     sources += [layer(encoded[-1]) for layer in projections[len(encoded) : model.config.num_feature_levels]]
     return sources
+
+
+def with_own_layout(maps: Tensor) -> Tensor:
+    """The same maps, whose gradient will lie in memory as they do.
+
+    Flattened to a sequence they get a transposed gradient, and for one image torch's batch norm misreads that on the
+    processor (2.13: its gradients are wrong, without a word, when the batch is 1 and its stride is arbitrary).
+    """
+    if maps.requires_grad and maps.device.type == "cpu" and maps.shape[0] == 1:
+        shape, stride = maps.shape, maps.stride()
+        maps.register_hook(lambda given: given.new_empty_strided(shape, stride).copy_(given))  # type: ignore[no-untyped-call]
+    return maps
 
 
 @dataclass(slots=True)

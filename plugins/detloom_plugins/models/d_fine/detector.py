@@ -49,6 +49,9 @@ class DistributionDetector(DetrDetector):
             self.family, base.losses, base.weights, base.costs, quality=base.quality, sides=sides
         )
         self.noise = Noise(settings.num_denoising, settings.label_noise, settings.box_noise)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
         reset_network(self.network)
         for layer in self.class_layers().values():
             reset_class_layer(layer)
@@ -68,15 +71,16 @@ class DistributionDetector(DetrDetector):
             **heads,
         }
 
-    def groups_behind(self, stages: Sequence[tuple[str, nn.Module]], encoder: Iterable[str]) -> list[LayerGroup]:
-        """stages: of the backbone. encoder: names of the model's children that belong to it; what is neither is the
-        decoder's."""
+    def groups_behind(
+        self, stages: Sequence[tuple[str, nn.Module]], projections: Iterable[nn.Module]
+    ) -> list[LayerGroup]:
+        """stages: of the backbone; projections: between it and the encoder. The rest is the decoder's."""
         model = self.network.model
         parts, decoder = GroupRest(model), GroupRest(model.decoder)
-        parts.take("backbone", "conv_encoder", "decoder")
+        parts.take("backbone", "conv_encoder", "encoder_input_proj", "decoder")
         heads = [*parts.take("denoising_class_embed", "enc_score_head"), *decoder.take("class_embed")]
-        body = parts.take(*encoder)
-        return chain_of_groups(stages, [("encoder", body), ("decoder", [*parts.rest(), *decoder.rest()])], heads)
+        encoder = [*projections, *parts.take("encoder")]
+        return chain_of_groups(stages, [("encoder", encoder), ("decoder", [*parts.rest(), *decoder.rest()])], heads)
 
 
 class DFineDetector(DistributionDetector):
@@ -103,4 +107,4 @@ class DFineDetector(DistributionDetector):
     def layer_groups(self) -> list[LayerGroup]:
         body = self.network.model.backbone.model
         stages = [("stem", body.embedder), *((f"stage{i}", s) for i, s in enumerate(body.encoder.stages, 1))]
-        return self.groups_behind(stages, ("encoder_input_proj", "encoder"))
+        return self.groups_behind(stages, [self.network.model.encoder_input_proj])

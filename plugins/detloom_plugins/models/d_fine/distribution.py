@@ -44,6 +44,14 @@ def places_of_sides(initial: Tensor, boxes: Tensor, places: Tensor, curvature: T
     return left + ((offsets - start) / (end - start)).clamp(0, 1)
 
 
+def boxes_of_offsets(initial: Tensor, offsets: Tensor, curvature: Tensor) -> Tensor:
+    """The way back: initial: [..., 4] cxcywh; offsets: [..., 4] of the sides, left top right bottom. Returns cxcywh."""
+    scale = curvature.abs()
+    reach = (scale / 2 + offsets) * (torch.cat((initial[..., 2:], initial[..., 2:]), dim=-1) / scale)
+    low, high = initial[..., :2] - reach[..., :2], initial[..., :2] + reach[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
+
+
 def divergences(students: Tensor, teacher: Tensor) -> Tensor:
     """How far the distributions of some layers are from the teacher's: float [L, B, Q], the mean of the four sides.
 
