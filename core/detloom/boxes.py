@@ -43,15 +43,22 @@ def from_xywh(boxes: Tensor) -> Tensor:
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """boxes: [..., 4] xyxy. size: (height, width) of the picture. Returns boxes inside it."""
-    height, width = size
-    limit = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes.clamp(min=0), limit)
+    return torch.minimum(boxes.clamp(min=0), limits(size, boxes))
 
 
 def normalise(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """boxes: [..., 4] in pixels, any of the codings. Returns fractions of (height, width)."""
-    height, width = size
-    return boxes / boxes.new_tensor([width, height, width, height])
+    return boxes / limits(size, boxes)
+
+
+def limits(size: tuple[int, int], like: Tensor) -> Tensor:
+    """[4] width, height, width, height, in the precision and on the device of `like`.
+
+    Filled there: a tensor made of Python numbers is copied to a GPU, and the processor waits for the copy.
+    """
+    found = like.new_empty(4)
+    found[::2], found[1::2] = float(size[1]), float(size[0])
+    return found
 
 
 def areas(boxes: Tensor) -> Tensor:

@@ -86,8 +86,7 @@ class DetrCriterion:
 
     def _corners(self, boxes: Tensor, truth: Truth) -> Tensor:
         """cxcywh in 0..1 to xyxy in pixels of the network input."""
-        height, width = truth.size
-        return geometry.from_cxcywh(boxes) * boxes.new_tensor([width, height, width, height])
+        return geometry.from_cxcywh(boxes) * geometry.limits(truth.size, boxes)
 
     def _class_term(self, stack: Stack, pairs: Pairs, corners: Tensor, true_corners: Tensor) -> Tensor:
         """[L]."""

@@ -1,0 +1,44 @@
+"""One small detector of every family: what the contract and the settings are tested on. A new family adds itself."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from detloom.detector import Detector
+from detloom.specs import ModelContext
+from detloom_plugins.models import rt_detr, rt_detr_v2, yolox
+from detloom_plugins.models.rt_detr.variants import Variant as RtDetrVariant
+from detr_tools import Family
+from rf_detr_tools import FAMILY as RF_DETR
+from rf_detr_tools import SEG_FAMILY as RF_DETR_SEG
+
+RT_DETR_TINY = RtDetrVariant(
+    "tiny",
+    "0.6 M",
+    depths=(1, 1, 1, 1),
+    widths=(16, 32, 64, 64),
+    bottleneck=False,
+    decoder_layers=2,
+    expansion=0.5,
+    encoder_width=64,
+    encoder_ffn=128,
+    stem_width=16,
+    decoder_width=64,
+    decoder_ffn=128,
+)
+SMALL = {"num_queries": 60, "num_denoising": 10}
+
+
+def build_yolox(settings: Any, context: ModelContext) -> Detector:
+    return yolox.build(yolox.VARIANTS[0], settings, context)
+
+
+FAMILIES: dict[str, Family] = {
+    "yolox": Family("yolox-nano", build_yolox),
+    "rt_detr": Family("rt_detr-r18", partial(rt_detr.build, RT_DETR_TINY), SMALL),
+    "rt_detr_v2": Family("rt_detr_v2-r18", partial(rt_detr_v2.build, RT_DETR_TINY), SMALL),
+    "rf_detr": RF_DETR,
+    "rf_detr-seg": RF_DETR_SEG,
+}
+DETRS = {name: family for name, family in FAMILIES.items() if name != "yolox"}
