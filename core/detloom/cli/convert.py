@@ -1,4 +1,4 @@
-"""`detloom convert DATA OUT --to yolo`: a data set in another format, and what of it that format cannot carry."""
+"""`detloom convert DATA... OUT --to yolo`: data in another format, and what of them that format cannot carry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from detloom.cli import console
 from detloom.cli.data_arguments import add_data_arguments, resolve_data
 from detloom.cli.data_options import add_file_arguments
 from detloom.cli.data_output import refuse_used, write_whole, writer_of
+from detloom.cli.data_sources import sources_json, sources_text
+from detloom.cli.source_options import given_flags, says_where
 from detloom.errors import UsageError
 from detloom.progress import Reading
 
@@ -26,8 +28,8 @@ _STYLES = {"error": "red", "warning": "yellow", "info": "blue"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser)
-    parser.add_argument("out", nargs="?", metavar="OUT", help="new folder for the result")
+    parser.usage = "detloom convert DATA [DATA ...] OUT --to NAME [options]"
+    add_data_arguments(parser, several=True)
     add_file_arguments(parser)
     parser.add_argument("--to", required=True, metavar="NAME", help="format to write: coco, yolo, voc, ...")
     parser.add_argument("--from", dest="format", metavar="NAME", help="format to read; else found by looking")
@@ -45,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from detloom.data.load import load_dataset
     from detloom.host import discover
 
-    if args.data is None or args.out is None:
-        raise UsageError("detloom convert takes two places", hint="detloom convert DATA OUT --to yolo")
-    out = Path(args.out).expanduser()
+    out = _take_out(args)
     refuse_used(out)
     host = discover()
     more = {"data.allow": ("[" + ", ".join(args.allow) + "]", "--allow")} if args.allow else {}
@@ -64,6 +64,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         console.write(_as_text(dataset, args.to, out, losses))
     return 0
+
+
+def _take_out(args: argparse.Namespace) -> Path:
+    """The last of the places that were typed; the others are data. Raises UsageError when there are too few."""
+    elsewhere = given_flags(args) or args.config or any(says_where(one.partition("=")[0].strip()) for one in args.set)
+    if len(args.data) < (1 if elsewhere else 2):
+        raise UsageError(
+            "detloom convert takes two places: the data, and a new folder",
+            hint="detloom convert DATA OUT --to yolo (several DATA become one data set; with --minio-bucket, "
+            "--cvat-task-ids or --config only OUT is typed)",
+        )
+    return Path(args.data.pop()).expanduser()
 
 
 def losses_of(dataset: Dataset, writer: WritableFormat) -> list[Finding]:
@@ -89,6 +101,7 @@ def _as_json(dataset: Dataset, name: str, out: Path, files: Sequence[Path], loss
         "objects": {split.name: len(split.labels) for split in dataset.splits.values()},
         "classes": list(dataset.class_map.names),
         "digest": dataset.digest,
+        "sources": sources_json(dataset),
         "losses": [asdict(finding) for finding in losses],
         "findings": [asdict(finding) for finding in _left_out(dataset)],
     }
@@ -97,6 +110,8 @@ def _as_json(dataset: Dataset, name: str, out: Path, files: Sequence[Path], loss
 def _as_text(dataset: Dataset, name: str, out: Path, losses: list[Finding]) -> str:
     rows = [(split.name, str(len(split)), str(len(split.labels))) for split in dataset.splits.values()]
     parts = [console.table(("split", "images", "objects"), rows)]
+    if sources := sources_text(dataset):
+        parts.append(sources)
     lines = [_line(finding) for finding in _left_out(dataset)]
     if lines:
         parts.append("while reading:\n" + "\n".join(lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,24 @@ def add_named_data_arguments(parser: argparse.ArgumentParser) -> None:
     """For commands that otherwise use the data of the model's run."""
     add_file_arguments(parser)
     add_source_arguments(parser)
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="the data that a configuration names"
+    )
+
+
+def data_files(args: argparse.Namespace) -> list[Layer]:
+    """What the files of --config say of data; what else they hold is for a training. Raises UsageError for a file that
+    says nothing of data."""
+    from detloom.config import file_layer
+
+    layers = []
+    for path in args.config:
+        layer = file_layer(path)
+        entries = tuple(entry for entry in layer.entries if entry.key.startswith("data."))
+        if not entries and not layer.mistakes:
+            raise UsageError(f"{path} says nothing of data", hint="it needs a section `data`")
+        layers.append(replace(layer, entries=entries))
+    return layers
 
 
 def add_set_argument(parser: argparse.ArgumentParser, example: str) -> None:
@@ -58,7 +77,11 @@ def settings_of(args: argparse.Namespace, sections: tuple[str, ...]) -> list[tup
 
 def names_data(args: argparse.Namespace) -> bool:
     """Whether the command line says which data are meant."""
-    return bool(given_data(args) or given_flags(args) or any(_given(args, flag) for flag, _, _ in FILES))
+    if given_data(args) or given_flags(args) or any(_given(args, flag) for flag, _, _ in FILES):
+        return True
+    keys = [text.partition("=")[0].strip() for text in args.set]
+    keys += [entry.key for layer in data_files(args) for entry in layer.entries]
+    return any(says_where(key) for key in keys)
 
 
 def given_data(args: argparse.Namespace) -> list[str]:
@@ -128,16 +151,21 @@ _MISSING = object()
 
 
 def data_config(
-    named: Sequence[tuple[str, str, str]], document: Mapping[str, Any] | None, host: PluginHost
+    named: Sequence[tuple[str, str, str]],
+    document: Mapping[str, Any] | None,
+    host: PluginHost,
+    files: Sequence[Layer] = (),
 ) -> ResolvedConfig:
-    """The configuration that the data are read with. named: what the command line says of them.
+    """The configuration that the data are read with. named: what the command line says of them; files: what files of
+    --config do.
 
     Raises UsageError when neither the command line nor a run says where the data are.
     """
     from detloom.config import load_env, mapping_layer, resolve, text_layer
 
     load_env()
-    elsewhere = any(says_where(key) for key, _, _ in named)
+    written = [*(key for key, _, _ in named), *(entry.key for layer in files for entry in layer.entries)]
+    elsewhere = any(says_where(key) for key in written)
     if document is None and not elsewhere:
         raise UsageError(
             "no data were named, and the model lies in no run's folder whose data could be used",
@@ -146,7 +174,7 @@ def data_config(
     layers = [mapping_layer({**UNUSED, **_any_model(host)}, "file")]
     if document is not None:
         layers.append(saved_layer(document, ["model.type"] if elsewhere else ["model.type", "data."]))
-    return resolve(host, [*layers, text_layer(named)])
+    return resolve(host, [*layers, *files, text_layer(named)])
 
 
 def _any_model(host: PluginHost) -> dict[str, str]:

@@ -12,6 +12,7 @@ from detloom.cli.data_options import (
     add_named_data_arguments,
     add_set_argument,
     data_config,
+    data_files,
     named_data,
     names_data,
     read_dataset,
@@ -32,7 +33,12 @@ SAME = 1e-9
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN|FILE", help="a run's folder, a checkpoint (.pt) or an exported file")
-    parser.add_argument("data", nargs="?", metavar="DATA", help="folder or COCO json; without it: the run's own data")
+    parser.add_argument(
+        "data",
+        nargs="*",
+        metavar="DATA",
+        help="folder or COCO json; several are judged as one data set; without it: the run's own data",
+    )
     add_named_data_arguments(parser)
     parser.add_argument(
         "--split",
@@ -103,8 +109,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dataset(args: argparse.Namespace, host: PluginHost) -> Dataset:
-    named = named_data(args, host)
-    config = data_config([*named, *settings_of(args, ("data.",))], saved_document(Path(args.model)), host)
+    written = [*named_data(args, host), *settings_of(args, ("data.",))]
+    config = data_config(written, saved_document(Path(args.model)), host, data_files(args))
+    named = names_data(args)
     return read_dataset(config, host, as_trained=not named, model=None if named else Path(args.model))
 
 

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from detloom.cli import console
 from detloom.cli.data_options import (
     UNUSED,
+    add_named_data_arguments,
     add_set_argument,
     data_config,
+    data_files,
     named_data,
+    names_data,
     read_dataset,
     saved_layer,
     settings_of,
 )
-from detloom.errors import DataError, ExportError
+from detloom.errors import DataError, ExportError, UsageError
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
@@ -33,9 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--simplify", action="store_true", help="fold constants and remove dead nodes")
     parser.add_argument("--tolerance", metavar="AP", help="largest difference in AP (0.001; 0.01 with --half)")
     parser.add_argument("--gate-images", metavar="N", help="images of the validation split that are used (all)")
-    parser.add_argument("--data", metavar="DATA", help="data for the gate; without it: the run's own validation split")
-    parser.add_argument("--images", metavar="DIR", help="folder of the images of --data")
-    parser.add_argument("--val", metavar="PATH", help="annotation file of --data")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DATA",
+        help="data for the gate; several become one data set; without it: the run's own validation split",
+    )
+    add_named_data_arguments(parser)
     parser.add_argument(
         "--parity-only", nargs="+", metavar="IMAGE", help="compare on these images alone; AP is then not measured"
     )
@@ -99,7 +106,12 @@ def _export_config(args: argparse.Namespace, model: TrainedModel, host: PluginHo
         own = Layer(own.kind, tuple(entry for entry in own.entries if entry.key.count(".") == 1))
         base = Layer(base.kind, (*base.entries, Entry("export.format", list(args.format), "--format")))
         own = Layer(own.kind, tuple(entry for entry in own.entries if entry.key != "export.format"))
-    return resolve(host, [base, own, text_layer([*typed, *settings_of(args, ("export.",))])])
+    return resolve(host, [base, own, text_layer([*typed, *_of(args, "export.")])])
+
+
+def _of(args: argparse.Namespace, section: str) -> list[tuple[str, str, str]]:
+    """What --set says of a section."""
+    return [row for row in settings_of(args, ("export.", "data.")) if row[0].startswith(section)]
 
 
 class _Evidence:
@@ -109,6 +121,10 @@ class _Evidence:
         from detloom.cli.predict import find_images
 
         self.model, self.config, self.host = model, config, host
+        if args.parity_only and names_data(args):
+            raise UsageError(
+                "--parity-only compares on its images alone, and data were named too", hint="leave one of the two away"
+            )
         self.images = find_images(args.parity_only, recursive=False) if args.parity_only else []
         self.dataset: Dataset | None = None
         self.split: Split | None = None
@@ -134,9 +150,10 @@ class _Evidence:
 def _validation(args: argparse.Namespace, model: TrainedModel, host: PluginHost) -> tuple[Dataset, Split]:
     from detloom.prediction import check_classes
 
-    named = named_data(args, host)
+    written = [*named_data(args, host), *_of(args, "data.")]
+    named = names_data(args)
     try:
-        config = data_config(named, model.config, host)
+        config = data_config(written, model.config, host, data_files(args))
         dataset = read_dataset(config, host, as_trained=not named, model=None if named else model.path)
     except DataError as error:
         if named:

@@ -37,6 +37,10 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Like parse_args, with a suggestion for an unknown flag."""
         known, unknown = self.parse_known_args(arguments)
+        data = getattr(known, "data", None)
+        if isinstance(data, list) and unknown and not any(word.startswith("-") for word in unknown):
+            # argparse takes only the first of several groups: `check A --json B`.
+            known.data, unknown = [*data, *unknown], []
         if unknown:
             raise UsageError(f"{self.prog}: unknown argument {unknown[0]}", hint=self._advice(unknown[0]))
         return known

@@ -190,6 +190,7 @@ CODES: dict[str, Code] = {
     "masks-not-read": Code("info", "there are pictures of masks beside the boxes", "only the boxes are read"),
     "placeholder-class": Code("info", "a parent class without annotations, as Roboflow writes it", "left out"),
     "area-mismatch": Code("info", "the written area is not the object's", "measured anew"),
+    "part-not-split": Code("info", "a part of the data is not split, and others are", "taken as train"),
     "split-made": Code("info", "the images were divided here", "by image content; `detloom split` writes it down"),
     # Several sources as one.
     "conflicting-labels": Code(

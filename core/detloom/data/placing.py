@@ -63,6 +63,8 @@ def place_images(split: Split, folder: Path, names: Names, copy: bool) -> list[s
 def _place(image: ImageInfo, target: Path, copy: bool) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # it may be a link to a picture of the source, which must never be written to
+            raise DetloomError(f"cannot write {target}: it is there already")
         if not copy:
             try:
                 os.link(image.path.resolve(), target)

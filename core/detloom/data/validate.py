@@ -210,12 +210,21 @@ def _place(
         told.add(False, "empty-split", f"{split} (none of its images can be used)")
     images = keep_once(images, options.conflicts, told.book)
     if not options.for_training:
-        return images
+        return _with_parts_named(images, told)
     divided, text = divide(images, declared, options.split, told.book)
     if text:
         unsure = told.book.codes() & {*FILE_FAULTS, "empty-split"}
         told.add(not unsure, "split-made", text)
     return divided
+
+
+def _with_parts_named(images: list[CheckedImage], told: Told) -> list[CheckedImage]:
+    """What belongs to no split is `all` where nothing else is there; beside splits it would be lost in most formats."""
+    loose = sum(image.split == "all" for image in images)
+    if loose in (0, len(images)):
+        return images
+    told.book.add("part-not-split", count=loose)
+    return [replace(image, split="train") if image.split == "all" else image for image in images]
 
 
 def _build_splits(images: Sequence[CheckedImage]) -> dict[str, Split]:
