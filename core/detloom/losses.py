@@ -157,7 +157,7 @@ class FocalLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.gamma, self.alpha, self.label_smoothing = gamma, alpha, label_smoothing
-        self.reduction = _known(reduction)
+        self.reduction: Reduction = _known(reduction)
 
     def forward(self, pred_logits: Tensor, targets: Tensor) -> Tensor:
         wanted = _class_targets(pred_logits, targets)
@@ -170,7 +170,8 @@ class VarifocalLoss(nn.Module):
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.75, reduction: Reduction = "mean") -> None:
         super().__init__()
-        self.gamma, self.alpha, self.reduction = gamma, alpha, _known(reduction)
+        self.gamma, self.alpha = gamma, alpha
+        self.reduction: Reduction = _known(reduction)
 
     def forward(self, pred_logits: Tensor, overlaps: Tensor) -> Tensor:
         return _reduced(varifocal_loss(pred_logits, overlaps, self.gamma, self.alpha), self.reduction)
@@ -181,7 +182,8 @@ class MatchabilityLoss(nn.Module):
 
     def __init__(self, gamma: float = 1.5, alpha: float | None = None, reduction: Reduction = "mean") -> None:
         super().__init__()
-        self.gamma, self.alpha, self.reduction = gamma, alpha, _known(reduction)
+        self.gamma, self.alpha = gamma, alpha
+        self.reduction: Reduction = _known(reduction)
 
     def forward(self, pred_logits: Tensor, overlaps: Tensor) -> Tensor:
         return _reduced(matchability_loss(pred_logits, overlaps, self.gamma, self.alpha), self.reduction)
@@ -195,7 +197,9 @@ class CIoULoss(nn.Module):
         self, reduction: Reduction = "mean", *, iou_type: IoUType = "ciou", box_format: BoxFormat = "xyxy"
     ) -> None:
         super().__init__()
-        self.reduction, self.iou_type, self.box_format = _known(reduction), iou_type, box_format
+        self.reduction: Reduction = _known(reduction)
+        self.iou_type: IoUType = iou_type
+        self.box_format: BoxFormat = box_format
 
     def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
         return _reduced(box_loss(predicted, target, self.iou_type, box_format=self.box_format), self.reduction)
@@ -212,7 +216,8 @@ class DFLoss(nn.Module):
         super().__init__()
         if num_bins < 2:
             raise UsageError(f"{num_bins} bins cannot hold a distribution", hint="num_bins must be 2 or more")
-        self.num_bins, self.reduction = num_bins, _known(reduction)
+        self.num_bins = num_bins
+        self.reduction: Reduction = _known(reduction)
 
     def forward(self, pred_logits: Tensor, target: Tensor) -> Tensor:
         if pred_logits.shape[-1] != self.num_bins:
