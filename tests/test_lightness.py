@@ -43,7 +43,7 @@ def test_light_commands_import_no_heavy_package(arguments: tuple[str, ...]) -> N
     assert imported.isdisjoint(HEAVY), imported & set(HEAVY)
 
 
-@pytest.mark.parametrize("command", ["check", "split", "evaluate", "predict", "export", "config"])
+@pytest.mark.parametrize("command", ["check", "plan", "split", "evaluate", "predict", "export", "config"])
 def test_the_help_of_every_command_imports_no_heavy_package(command: str) -> None:
     imported = modules_after(command, "--help")
     assert imported.isdisjoint(HEAVY), imported & set(HEAVY)

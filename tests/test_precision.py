@@ -52,12 +52,14 @@ def test_it_learns_what_32_bits_learn() -> None:
         torch.manual_seed(5)
         network = TinyDetector(["a", "b"], norm=False, dropout=0.0)
         start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        loop = half_loop(Recorder(), network, precision=precision, use_ema=False, optimizer="sgd", lr=0.05)
+        loop = half_loop(Recorder(), network, precision=precision, use_ema=False, optimizer="sgd", momentum=0.0)
+        if loop.parts.scaler is not None:  # so small that no step is left out
+            loop.parts.scaler.load_state_dict({**loop.parts.scaler.state_dict(), "scale": 256.0})
         loop.run()
         states.append({name: tensor - start[name] for name, tensor in network.state_dict().items()})
     for name, moved in states[0].items():
-        torch.testing.assert_close(moved, states[1][name], rtol=0.05, atol=2e-3, msg=name)
-        assert moved.abs().max() > 0.02
+        torch.testing.assert_close(moved, states[1][name], rtol=0.05, atol=1e-3, msg=name)
+        assert moved.abs().max() > 5e-3
 
 
 class Overflowing(TinyDetector):

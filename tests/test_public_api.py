@@ -88,6 +88,7 @@ PUBLIC = [
     "__version__",
     "atomic_path",
     "compute_iou",
+    "create_model",
     "deploy_graph",
     "discover",
     "file_layer",

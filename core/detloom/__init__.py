@@ -57,6 +57,7 @@ _HOMES = {
     "detloom.prediction": ("Predictor", "Runtime", "open_predictor"),
     "detloom.run": ("train_run",),
     "detloom.sample": ("Sample",),
+    "detloom.train.assemble": ("create_model",),
     "detloom.specs": (
         "API_VERSION",
         "AugmentationSpec",
@@ -168,6 +169,7 @@ if TYPE_CHECKING:
     from detloom.specs import Tracker as Tracker
     from detloom.specs import TrackerReply as TrackerReply
     from detloom.specs import WeightsFile as WeightsFile
+    from detloom.train.assemble import create_model as create_model
     from detloom_schemas import Settings as Settings
 
 __all__ = [
@@ -245,6 +247,7 @@ __all__ = [
     "__version__",
     "atomic_path",
     "compute_iou",
+    "create_model",
     "deploy_graph",
     "discover",
     "file_layer",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "train": "train, evaluate, export and report: data in, one folder with everything out",
     "check": "look for mistakes in a data set, without training",
+    "plan": "steps, parameters and memory of a training before it is started, and the batch that fits",
     "split": "divide a data set into train, val and test",
     "convert": "write a data set in another format, and say what it cannot carry",
     "evaluate": "the 12 COCO numbers of a run or an exported file on a data set",

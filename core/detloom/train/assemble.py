@@ -18,7 +18,7 @@ from detloom.model import build_detector, build_losses, input_size
 from detloom.specs import LossSpec, ModelSpec, WeightsFile
 from detloom.train.checkpoint import read_checkpoint
 from detloom.train.ema import ModelEMA, ModelSWA
-from detloom.train.freezing import NOTHING_FROZEN, Freezing, plan_freezing
+from detloom.train.freezing import NOTHING_FROZEN, Freezing, plan_freezing, untrained
 from detloom.train.lookahead import Lookahead
 from detloom.train.loop import BatchSource, Hooks, Loop, LoopParts, LoopPlan, Stateful
 from detloom.train.lora import add_adapters
@@ -117,11 +117,12 @@ def build_model(
 def _prepare(detector: Detector, config: RunConfig, notes: list[str], model: str) -> Freezing:
     """Adapters, frozen parts and recomputed activations, in this order."""
     frozen: list[str] = []
+    fixed = untrained(detector)
     if config.model.lora.rank:
         seed_torch(config.training.seed, "adapters")
         frozen, line = add_adapters(detector, config.model.lora)
         notes.append(line)
-    freezing = plan_freezing(detector, config, frozen=frozen)
+    freezing = plan_freezing(detector, config, frozen=frozen, fixed=fixed)
     notes.extend(freezing.lines)
     freezing.apply(detector, 0)
     if config.training.gradient_checkpointing:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -47,6 +47,11 @@ class Freezing:
 NOTHING_FROZEN = Freezing({})
 
 
+def untrained(detector: Detector) -> frozenset[str]:
+    """Plain names of the parameters that have no gradient now."""
+    return frozenset(plain_name(name) for name, p in detector.named_parameters() if not p.requires_grad)
+
+
 def plain_name(name: str) -> str:
     """The name that a parameter has without adapters around it."""
     return name.replace(".base_layer.", ".")
@@ -56,16 +61,18 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def plan_freezing(detector: Detector, config: RunConfig, *, frozen: Sequence[str] = ()) -> Freezing:
+def plan_freezing(
+    detector: Detector, config: RunConfig, *, frozen: Sequence[str] = (), fixed: Set[str] = frozenset()
+) -> Freezing:
     """What `model.freeze`, `model.freeze_backbone` and `training.unfreeze` ask for.
 
-    frozen: names of parameters that are frozen already (by adapters); they too can be thawed. Raises ConfigError for
-    names that match nothing, with what there is, for a schedule that thaws what is not frozen, and when nothing is
-    left to train.
+    frozen: names of parameters that are frozen already (by adapters); they too can be thawed. fixed: those that the
+    family itself never trains. Raises ConfigError for names that match nothing, with what there is, for a schedule that
+    thaws what is not frozen, and when nothing is left to train.
     """
-    groups = parameters_by_group(detector)
+    groups = {name: own - fixed for name, own in parameters_by_group(detector).items()}
     mistakes: list[Mistake] = []
-    held = set(frozen)
+    held = set(frozen) - fixed
     if config.model.freeze_backbone:
         own = [group.name for group in detector.layer_groups() if group.is_backbone]
         if not own:

@@ -169,7 +169,7 @@ class Loop:
         self._meter.start()
         try:
             while micro := self._next_batches(batches):
-                self._step(micro)
+                self.step(micro)
                 self.progress.batch += len(micro)
                 self.progress.step += 1
                 self._meter.add(sum(len(batch.sizes) for batch in micro))
@@ -246,7 +246,7 @@ class Loop:
         self._meter.waited += time.perf_counter() - started
         return micro
 
-    def _step(self, micro: list[Batch]) -> None:
+    def step(self, micro: list[Batch]) -> None:
         """Forward and backward of each micro-batch, then one update with the gradient of the whole."""
         sums: Tensor | None = None
         normaliser: Tensor | None = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,3 +64,30 @@ class TensorCounter(TorchDispatchMode):
 
     def _release(self, size: int) -> None:
         self.now -= size
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a training could take on this device now; None where nobody says."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device))
+    found = [size for size in (_system_memory(), _container_memory()) if size is not None]
+    return min(found) if found else None
+
+
+def _system_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _container_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container (cgroup v2) may still take."""
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return max(int(limit) - used, 0) if limit.isdigit() else None
