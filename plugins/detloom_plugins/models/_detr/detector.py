@@ -20,10 +20,16 @@ from .criterion import DetrCriterion, TermWeights, truth_of
 from .denoising import Noise, NoisyQueries, denoising_pairs, noisy_queries
 from .keys import Renames, renamed, split_attention, without_computed, without_prefix
 from .matching import Costs, Pairs, Stack, Truth
-from .network import batch_norms, reset_class_layer
+from .network import batch_norms, outermost, reset_class_layer
 from .settings import QuerySettings
 
 PREFIX = "network."
+RECOMPUTED = (
+    *("ResNetBasicLayer", "ResNetBottleNeckLayer", "HGNetV2BasicLayer", "Dinov2Layer", "ViTLayer"),
+    *("AIFILayer", "CSPRepLayer", "RepNCSPELAN4", "RepNCSPELAN5", "C2FLayer", "DecoderLayer"),
+)
+"""How the library's classes end whose activations can be computed again: blocks of the backbone, layers of the encoder
+and of the decoder."""
 
 
 class DetrDetector(Detector):
@@ -118,6 +124,9 @@ class DetrDetector(Detector):
         boxes = outputs.boxes.float()
         scale = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
         return Decoded(geometry.from_cxcywh(boxes) * scale, outputs.logits.float().sigmoid())
+
+    def recomputed_modules(self) -> list[nn.Module]:
+        return outermost(self.network, RECOMPUTED)
 
     def load_pretrained(self, state: Mapping[str, Tensor], class_names: Sequence[str], source: str) -> TransferReport:
         layers = self.class_layers()

@@ -91,3 +91,11 @@ class GroupRest:
         left = list(self._left.values())
         self._left = {}
         return left
+
+
+def outermost(network: nn.Module, endings: tuple[str, ...]) -> list[nn.Module]:
+    """Modules whose class has a name that ends so, without those that lie inside another one."""
+    found: list[nn.Module] = []
+    for child in network.children():
+        found += [child] if type(child).__name__.endswith(endings) else outermost(child, endings)
+    return found

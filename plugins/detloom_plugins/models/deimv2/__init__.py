@@ -97,6 +97,7 @@ def detloom_models() -> Iterable[ModelSpec]:
             weights=(_weights(variant),),
             loss_roles={"classification": "mal", "box": "giou", "distribution": "dfl"},
             size_divisor=32,
+            fp16=False,
         )
         for variant in VARIANTS
     ]

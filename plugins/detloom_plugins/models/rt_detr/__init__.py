@@ -66,6 +66,7 @@ def detloom_models() -> Iterable[ModelSpec]:
             weights=_weights(variant),
             loss_roles={"classification": "varifocal", "box": "giou"},
             size_divisor=32,
+            fp16=False,
         )
         for variant in VARIANTS
     ]

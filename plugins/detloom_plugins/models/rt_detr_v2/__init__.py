@@ -45,6 +45,7 @@ def detloom_models() -> Iterable[ModelSpec]:
             weights=(weights_file(f"rtdetr_v2_{variant.name}vd"),),
             loss_roles={"classification": "varifocal", "box": "giou"},
             size_divisor=32,
+            fp16=False,
         )
         for variant in VARIANTS
     ]
