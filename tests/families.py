@@ -34,11 +34,39 @@ def build_yolox(settings: Any, context: ModelContext) -> Detector:
     return yolox.build(yolox.VARIANTS[0], settings, context)
 
 
+def build_yolox_seg(settings: Any, context: ModelContext) -> Detector:
+    return yolox.build_seg(yolox.VARIANTS[0], settings, context)
+
+
 FAMILIES: dict[str, Family] = {
     "yolox": Family("yolox-nano", build_yolox),
+    "yolox-seg": Family("yolox-seg-nano", build_yolox_seg, {"mask_candidates": 3000}),
     "rt_detr": Family("rt_detr-r18", partial(rt_detr.build, RT_DETR_TINY), SMALL),
     "rt_detr_v2": Family("rt_detr_v2-r18", partial(rt_detr_v2.build, RT_DETR_TINY), SMALL),
     "rf_detr": RF_DETR,
     "rf_detr-seg": RF_DETR_SEG,
 }
-DETRS = {name: family for name, family in FAMILIES.items() if name != "yolox"}
+DETRS = {name: family for name, family in FAMILIES.items() if not name.startswith("yolox")}
+
+# Every setting of a DETR family, and a value with which one training step must be another one. For losses that only
+# some families have, see the family's own tests.
+CHANGED: dict[str, Any] = {
+    "num_queries": 13,
+    "l1_weight": 0.5,
+    "class_cost": 50.0,
+    "l1_cost": 300.0,
+    "overlap_cost": 100.0,
+    "freeze_norm": True,
+    "num_denoising": 0,
+    "label_noise": 1.0,
+    "box_noise": 0.1,
+    "distillation_weight": 0.1,
+    "matching_union": False,
+    "late_matching": 0.9,
+    "group_detr": 2,
+    "mask_weight": 0.5,
+    "dice_weight": 0.5,
+    "mask_cost": 500.0,
+    "dice_cost": 500.0,
+    "mask_point_ratio": 4,
+}

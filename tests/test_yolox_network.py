@@ -242,7 +242,7 @@ def test_two_pictures_are_learnt_by_heart() -> None:
 
 
 def test_the_plugin_describes_six_variants_with_complete_recipes() -> None:
-    specs: dict[str, Any] = {spec.name: spec for spec in yolox.detloom_models()}
+    specs: dict[str, Any] = {spec.name: spec for spec in yolox.detloom_models() if not spec.masks}
     assert list(specs) == [f"yolox-{name}" for name in ("nano", "tiny", "s", "m", "l", "x")]
     for spec in specs.values():
         assert isinstance(spec, ModelSpec)

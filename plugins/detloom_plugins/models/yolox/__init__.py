@@ -1,4 +1,5 @@
-"""YOLOX (Ge et al. 2021, arXiv 2107.08430): six anchor-free detectors from 0.9 to 99 million parameters."""
+"""YOLOX (Ge et al. 2021, arXiv 2107.08430): six anchor-free detectors from 0.9 to 99 million parameters, and the same
+with masks."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from .coco_names import COCO_NAMES
 
 if TYPE_CHECKING:
     from .detector import YoloxDetector
-    from .settings import YoloxSettings
+    from .segment import YoloxSegDetector
+    from .settings import YoloxSegSettings, YoloxSettings
 
 detloom_api = (0, 1)
 
@@ -49,6 +51,18 @@ def family_settings() -> YoloxSettings:
     from .settings import YoloxSettings
 
     return YoloxSettings()
+
+
+def seg_settings() -> YoloxSegSettings:
+    from .settings import YoloxSegSettings
+
+    return YoloxSegSettings()
+
+
+def build_seg(variant: Variant, chosen: YoloxSegSettings, context: ModelContext) -> YoloxSegDetector:
+    from .segment import YoloxSegDetector
+
+    return YoloxSegDetector(variant, chosen, context)
 
 
 def build(variant: Variant, chosen: YoloxSettings, context: ModelContext) -> YoloxDetector:
@@ -108,4 +122,21 @@ def detloom_models() -> Iterable[ModelSpec]:
             size_divisor=32,
         )
         for variant in VARIANTS
-    ]
+    ] + [_with_masks(variant) for variant in VARIANTS]
+
+
+def _with_masks(variant: Variant) -> ModelSpec:
+    """The published weights are those of the boxes: body and box head are loaded, the mask head begins anew."""
+    return ModelSpec(
+        name=f"yolox-seg-{variant.name}",
+        summary=f"YOLOX-{variant.name} with masks, {variant.resolution} px",
+        family="yolox",
+        licence="Apache-2.0",
+        settings=seg_settings,
+        build=partial(build_seg, variant),
+        recipe={**_recipe(variant), "validation.save_best_metric": "segm_AP"},
+        weights=(_weights(variant),),
+        loss_roles={"classification": "bce", "box": "iou"},
+        size_divisor=32,
+        masks=True,
+    )

@@ -36,9 +36,7 @@ class YoloxDetector(Detector):
         self.variant_name = f"yolox-{variant.name}"
         self.backbone = PathAggregation(variant)
         self.head = DecoupledHead(len(self.class_names), variant)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = settings.norm_momentum
+        self.set_norm_momentum(settings.norm_momentum)
         self.use_l1 = False
         self._l1_frac = settings.l1_frac
         self._grids = GridCache()
@@ -49,6 +47,11 @@ class YoloxDetector(Detector):
         )
         rule = Rule(settings.candidate_topk, settings.center_radius)
         self._loss = YoloxLoss(context.losses, weights, rule, context.quality_targets)
+
+    def set_norm_momentum(self, momentum: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """The last epochs sharpen the boxes with an L1 term."""

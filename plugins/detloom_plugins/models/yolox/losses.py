@@ -37,10 +37,12 @@ class TermWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class _Matches:
-    """Candidates with their objects. cells: [B, M, 2]; strides: [B, M, 1]; raw, boxes, truth: [B, M, 4], xyxy but
-    for raw; logits: [B, M, C]; labels: int64 [B, M]; boxes, raw and logits carry gradient."""
+class Matches:
+    """Candidates with their objects. candidates: where they lie among the anchors; cells: [B, M, 2]; strides:
+    [B, M, 1]; raw, boxes, truth: [B, M, 4], xyxy but for raw; logits: [B, M, C]; labels: int64 [B, M]; boxes, raw and
+    logits carry gradient."""
 
+    candidates: Candidates
     found: Assignment
     cells: Tensor
     strides: Tensor
@@ -63,6 +65,10 @@ class YoloxLoss:
 
     def __call__(self, outputs: Outputs, targets: Targets, *, use_l1: bool) -> LossTerms:
         """Sums over the batch; the normaliser is the raw count of matched anchors (0 when there is no object)."""
+        return self.with_matches(outputs, targets, use_l1=use_l1)[0]
+
+    def with_matches(self, outputs: Outputs, targets: Targets, *, use_l1: bool) -> tuple[LossTerms, Matches]:
+        """The same, and which anchors learned which objects."""
         grid: Grid = outputs.extra["grid"]
         objectness = outputs.extra["objectness"].float()
         candidates = find_candidates(grid, targets, self.rule)
@@ -78,9 +84,9 @@ class YoloxLoss:
         }
         if use_l1:
             terms["loss_l1"] = _l1_term(matches)
-        return LossTerms(terms, matched.sum().float())
+        return LossTerms(terms, matched.sum().float()), matches
 
-    def _match(self, outputs: Outputs, objectness: Tensor, candidates: Candidates, targets: Targets) -> _Matches:
+    def _match(self, outputs: Outputs, objectness: Tensor, candidates: Candidates, targets: Targets) -> Matches:
         grid: Grid = outputs.extra["grid"]
         cells, strides = grid.cells[candidates.index], grid.strides[candidates.index]
         raw, logits = candidates.take(outputs.boxes).float(), candidates.take(outputs.logits).float()
@@ -90,9 +96,9 @@ class YoloxLoss:
             found = assign(grid, candidates, predictions, targets, self.rule)
             truth = targets.boxes.gather(1, found.owner.unsqueeze(-1).expand(-1, -1, 4))
             labels = targets.labels.gather(1, found.owner)
-        return _Matches(found, cells, strides, raw, boxes, logits, truth, labels)
+        return Matches(candidates, found, cells, strides, raw, boxes, logits, truth, labels)
 
-    def _class_term(self, matches: _Matches) -> Tensor:
+    def _class_term(self, matches: Matches) -> Tensor:
         """Classes learn the overlap of their box, so that a score also says how good the box is."""
         wanted = torch.zeros_like(matches.logits)
         rows = matches.labels.clamp(min=0).unsqueeze(-1)
@@ -101,7 +107,7 @@ class YoloxLoss:
         values = self._role("classification")(matches.logits.flatten(0, 1), wanted.flatten(0, 1))
         return torch.where(matches.found.matched.flatten().unsqueeze(1), values, 0.0).sum()
 
-    def _box_term(self, matches: _Matches) -> Tensor:
+    def _box_term(self, matches: Matches) -> Tensor:
         # An unmatched anchor is given its own box as truth: its loss is dropped, and its gradient must be finite.
         matched = matches.found.matched.unsqueeze(-1)
         truth = torch.where(matched, matches.truth, matches.boxes.detach())
@@ -117,7 +123,7 @@ class YoloxLoss:
         return self.losses[role]
 
 
-def _l1_term(matches: _Matches) -> Tensor:
+def _l1_term(matches: Matches) -> Tensor:
     """Distance of the raw regression to what the object would need."""
     centres = (matches.truth[..., :2] + matches.truth[..., 2:]) / 2
     sides = (matches.truth[..., 2:] - matches.truth[..., :2]).clamp(min=0)

@@ -117,7 +117,7 @@ class DecoupledHead(nn.Module):
             classes.append(self.cls_preds[level](class_branch))
             boxes.append(self.reg_preds[level](box_branch))
             objectness.append(self.obj_preds[level](box_branch))
-        return _by_anchor(classes), _by_anchor(boxes), _by_anchor(objectness)
+        return by_anchor(classes), by_anchor(boxes), by_anchor(objectness)
 
 
 def set_prior(layer: nn.Module) -> None:
@@ -126,6 +126,6 @@ def set_prior(layer: nn.Module) -> None:
     nn.init.constant_(layer.bias, -math.log((1 - PRIOR) / PRIOR))
 
 
-def _by_anchor(maps: list[Tensor]) -> Tensor:
+def by_anchor(maps: list[Tensor]) -> Tensor:
     """[B, C, h, w] of each stride to [B, N, C]."""
     return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)

@@ -34,3 +34,13 @@ class YoloxSettings(Settings):
             "trainings of 100,000 steps, and lags in one of a few hundred",
         ),
     ] = 0.1
+
+
+class YoloxSegSettings(YoloxSettings):
+    """YOLOX with masks (Bolya et al. 2019)."""
+
+    mask_weight: Annotated[float, Field(ge=0, description="factor of the masks' cross-entropy")] = 6.125
+    mask_candidates: Annotated[
+        int,
+        Field(ge=1, le=3000, description="anchors with the best scores that get a mask and enter the suppression"),
+    ] = 200
