@@ -26,8 +26,8 @@ def _build(variant: Variant, settings: Any, context: ModelContext) -> RfDetrDete
     return rf_detr.build(variant, settings, context)
 
 
-FAMILY = Family("rf_detr-nano", lambda s, c: _build(BOXES, s, c), SETTINGS, (96, 96), (96, 144))
-SEG_FAMILY = Family("rf_detr-seg-nano", lambda s, c: _build(MASKS, s, c), SETTINGS, (96, 96), (96, 144))
+FAMILY = Family("rf_detr-nano", lambda s, c: _build(BOXES, s, c), SETTINGS, (96, 96), wide=(96, 144))
+SEG_FAMILY = Family("rf_detr-seg-nano", lambda s, c: _build(MASKS, s, c), SETTINGS, (96, 96), wide=(96, 144))
 
 
 def ellipses(

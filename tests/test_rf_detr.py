@@ -19,7 +19,7 @@ from detr_tools import HOST, build, drawn_batch
 from rf_detr_tools import BOXES, FAMILY, MASKS, SEG_FAMILY, SETTINGS, ellipses
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-import transformers  # noqa: E402
+import transformers
 
 
 def library_network(detector: RfDetrDetector) -> Any:

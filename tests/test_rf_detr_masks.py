@@ -18,7 +18,7 @@ from rf_detr_tools import SEG_FAMILY, ellipses
 from test_rf_detr import labels_of, stirred
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-from transformers.loss import loss_rf_detr as library  # noqa: E402
+from transformers.loss import loss_rf_detr as library
 
 WEIGHTS = own.MaskWeights(mask=5.0, dice=5.0, mask_cost=5.0, dice_cost=5.0, point_ratio=16)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import http.client
 import os
@@ -235,7 +236,8 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
         return _tensors(_read_safetensors(path, source), source)
     _refuse_by_look(path, start, source)
     try:
-        with warnings.catch_warnings():
+        # Trainings keep their arguments beside the weights; a namespace holds values and runs nothing.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -150,12 +150,12 @@ class RfDetrSegmenter(RfDetrDetector):
         with torch.autocast(outputs.boxes.device.type, enabled=False):
             (stack,), layers = outputs.extra["stacks"], outputs.extra["mask_layers"]
             groups = round(1 / stack.scale)
-            stack.cost = mask_costs(layers, targets.masks, groups, self.mask_weights)
+            stack.cost = mask_costs(layers, targets.masks, groups, self.mask_weights, sampled=self.training)
             truth = truth_of(targets, outputs.extra["size"])
             (pairs,) = self.criterion.match([stack], truth)
             terms = self.criterion.terms(stack, pairs, truth)
             found = grouped(pairs.query, pairs.matched, groups, self.queries)
-            sums = mask_terms(layers, targets.masks, found, self.mask_weights)
+            sums = mask_terms(layers, targets.masks, found, self.mask_weights, sampled=self.training)
             by_layer = Stack(stack.logits, stack.boxes, stack.names[::groups], stack.scale)
             for name, value in by_name(sums, by_layer).items():
                 terms[name] = terms[name] + value if name in terms else value

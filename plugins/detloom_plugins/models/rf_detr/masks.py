@@ -4,7 +4,8 @@
 
 A mask is the product of a query's features with a map of features. Training has thousands of queries (groups times
 queries times layers): the masks of all of them are never computed, only their values at the points of the matching, and
-the whole masks of those that were matched.
+the whole masks of those that were matched. Points are random in training and the same for every object of a step, so
+that neither padding nor the size of a micro-batch changes them; an evaluation looks at every pixel.
 """
 
 from __future__ import annotations
@@ -71,11 +72,14 @@ def truth_at_points(masks: Tensor, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mask_costs(layers: MaskLayers, masks: Tensor, groups: int, weights: MaskWeights) -> Tensor:
-    """[layers * groups, B, Q, G], for every query and object. masks: uint8 [B, G, H, W]. All are compared at the same
-    random points; an object without a mask costs nothing."""
+def mask_costs(layers: MaskLayers, masks: Tensor, groups: int, weights: MaskWeights, *, sampled: bool = True) -> Tensor:
+    """[layers * groups, B, Q, G], for every query and object. masks: uint8 [B, G, H, W]. An object without a mask costs
+    nothing. sampled: at random points instead of every pixel of the predicted mask."""
     batch, _, height, width = layers.maps[0].shape
-    points = torch.rand(1, weights.points(height, width), 2, device=masks.device).expand(batch, -1, -1)
+    points = pixel_centres(height, width, masks.device)
+    if sampled:
+        points = torch.rand(1, weights.points(height, width), 2, device=masks.device)
+    points = points.expand(batch, -1, -1)
     truth = truth_at_points(masks, points.unsqueeze(1).expand(-1, masks.shape[1], -1, -1))
     there = has_mask(masks)[:, None, :]
     costs = []
@@ -124,15 +128,21 @@ def grouped(query: Tensor, matched: Tensor, groups: int, queries: int) -> Matche
     return MatchedMasks(query.transpose(1, 2).flatten(2), matched.transpose(1, 2).flatten(2))
 
 
-def mask_terms(layers: MaskLayers, masks: Tensor, pairs: MatchedMasks, weights: MaskWeights) -> dict[str, Tensor]:
-    """Weighted sums over the matched objects, [layers] each. masks: uint8 [B, G, H, W]."""
+def mask_terms(
+    layers: MaskLayers, masks: Tensor, pairs: MatchedMasks, weights: MaskWeights, *, sampled: bool = True
+) -> dict[str, Tensor]:
+    """Weighted sums over the matched objects, [layers] each. masks: uint8 [B, G, H, W]. sampled: at points where the
+    predicted mask is undecided instead of all of its pixels."""
     sums: dict[str, list[Tensor]] = {"mask": [], "dice": []}
     groups = pairs.query.shape[2] // masks.shape[1]
     there = has_mask(masks).repeat(1, groups)
     for number, (features, queries) in enumerate(zip(layers.maps, layers.queries, strict=True)):
         chosen = queries.gather(1, pairs.query[number].unsqueeze(-1).expand(-1, -1, queries.shape[2]))
         logits = mask_logits(chosen.float(), features.float(), layers.bias.float())
-        points = uncertain_points(logits, weights.points(*logits.shape[2:]))
+        height, width = logits.shape[2:]
+        points = pixel_centres(height, width, masks.device).expand(*logits.shape[:2], -1, -1)
+        if sampled:
+            points = uncertain_points(logits, weights.points(height, width))
         truth = truth_at_points(
             masks.unsqueeze(1).expand(-1, groups, -1, -1, -1), points.unflatten(1, (groups, -1))
         ).flatten(1, 2)
@@ -154,10 +164,19 @@ def _dice(scores: Tensor, truth: Tensor) -> Tensor:
 def uncertain_points(logits: Tensor, count: int) -> Tensor:
     """logits: [B, K, h, w]. Returns [B, K, count, 2], (x, y) in 0..1: mostly where the mask is undecided."""
     batch, rows = logits.shape[:2]
-    images = logits.flatten(0, 1).unsqueeze(1)
-    points = torch.rand(batch * rows, OVERSAMPLING * count, 2, device=logits.device)
+    points = torch.rand(1, OVERSAMPLING * count, 2, device=logits.device).expand(batch, -1, -1)
     chosen = int(UNCERTAIN_FRAC * count)
-    least = at_points(images, points).squeeze(1).abs().topk(chosen, dim=1, largest=False).indices
-    points = points.gather(1, least.unsqueeze(-1).expand(-1, -1, 2))
-    points = torch.cat((points, torch.rand(batch * rows, count - chosen, 2, device=logits.device)), dim=1)
-    return points.view(batch, rows, count, 2)
+    least = at_points(logits, points).abs().topk(chosen, dim=2, largest=False).indices
+    points = points.unsqueeze(1).expand(-1, rows, -1, -1).gather(2, least.unsqueeze(-1).expand(-1, -1, -1, 2))
+    rest = torch.rand(1, count - chosen, 2, device=logits.device).expand(batch, rows, -1, -1)
+    return torch.cat((points, rest), dim=2)
+
+
+def pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
+    """[1, height * width, 2], (x, y) in 0..1."""
+    y, x = torch.meshgrid(
+        (torch.arange(height, device=device) + 0.5) / height,
+        (torch.arange(width, device=device) + 0.5) / width,
+        indexing="ij",
+    )
+    return torch.stack((x, y), dim=-1).view(1, -1, 2)

@@ -72,7 +72,7 @@ class WindowedEmbeddings(nn.Module):
     def __init__(self, original: Any, windows: int) -> None:
         super().__init__()
         self.cls_token: nn.Parameter = original.cls_token
-        self.mask_token: nn.Parameter = original.mask_token
+        self.mask_token: nn.Parameter = original.mask_token.requires_grad_(False)  # of the backbone's own pretraining
         self.position_embeddings: nn.Parameter = original.position_embeddings
         self.patch_embeddings: nn.Module = original.patch_embeddings
         self.patch: int = original.patch_size

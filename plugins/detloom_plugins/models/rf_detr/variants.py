@@ -71,8 +71,8 @@ VARIANTS = (
     _segmenter("nano", 312, 4, 100, "33.6 M", windows=1),
     _segmenter("small", 384, 4, 100, "33.7 M"),
     _segmenter("medium", 432, 5, 200, "35.7 M"),
-    _segmenter("large", 504, 5, 200, "35.8 M"),
-    _segmenter("preview", 432, 4, 200, "34.1 M"),
+    _segmenter("large", 504, 5, 200, "35.9 M"),
+    _segmenter("preview", 432, 4, 200, "34.2 M"),
 )
 
 _TOO_LARGE = {"XL": ("xl", "xlarge"), "2XL": ("2xl", "2xlarge", "xxl", "xxlarge")}
