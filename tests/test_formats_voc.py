@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import format_tools as tools
 from data_tools import codes, load, look
+from detloom.data.masks import decode_rle
 from detloom.data.records import DataTree, Finding
 
 
@@ -189,9 +194,100 @@ def test_a_list_of_classes_makes_others_unknown(root: Path) -> None:
     assert report.dataset.class_map.names == ("bird", "cat")
 
 
-def test_pictures_of_masks_beside_the_boxes_are_mentioned(root: Path) -> None:
-    (root / "SegmentationObject").mkdir()
-    assert "masks-not-read" in {finding.code for finding in look(root).findings}
+# ---- masks
+
+
+def numbers() -> np.ndarray:
+    """Of p0, whose cat is [4, 5, 24, 15] and whose dog is [30, 20, 46.5, 32]: a seam between them and a hole."""
+    drawn = np.zeros((48, 64), dtype=np.uint8)
+    drawn[5:15, 4:24] = 1
+    drawn[8:10, 6:12] = 0
+    drawn[20:32, 30:46] = 2
+    drawn[19:33, 29] = drawn[32, 30:46] = 255
+    return drawn
+
+
+def voc_palette() -> list[int]:
+    """As the development kit deals out the bits, written the other way round than ours."""
+    colours = []
+    for number in range(256):
+        bits = f"{number:08b}"[::-1]
+        colours += [sum(int(bits[3 * k + c]) << (7 - k) for k in range(3) if 3 * k + c < 8) for c in range(3)]
+    return colours
+
+
+def painted(root: Path, drawn: np.ndarray, kind: str) -> Path:
+    path = root / "SegmentationObject" / "p0.png"
+    path.parent.mkdir(exist_ok=True)
+    if kind == "16 bits":
+        Image.fromarray(drawn.astype(np.uint16)).save(path)
+        return path
+    image = Image.fromarray(drawn)
+    if kind in ("palette", "rgb"):
+        image = image.convert("L")
+        image.putpalette(voc_palette())
+        image = image.convert("RGB") if kind == "rgb" else image
+    image.save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["palette", "rgb", "gray", "16 bits"])
+def test_masks_of_objects_are_read_to_the_pixel(kind: str, root: Path) -> None:
+    drawn = numbers()
+    if kind == "16 bits":
+        drawn = np.where(drawn == 255, 65535, drawn.astype(np.uint16) * 1)
+    painted(root, drawn, kind)
+    dataset = load(root)
+    train = dataset.splits["train"]
+    assert dataset.has_masks and train.boxes[0].tolist() == [4, 5, 24, 15]
+    cat, dog, other = train.rles
+    assert cat is not None and dog is not None and other is None
+    assert np.array_equal(decode_rle(cat), numbers() == 1) and np.array_equal(decode_rle(dog), numbers() == 2)
+    assert train.area[:2].tolist() == [(numbers() == 1).sum(), (numbers() == 2).sum()]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: painted(path.parents[1], np.where(numbers() == 2, 7, numbers()), "palette"), "numbers 7 objects"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "too early"),
+        (lambda path: Image.fromarray(np.full((48, 64, 3), 77, np.uint8)).save(path), "stands for no number"),
+        (lambda path: (path.unlink(), path.symlink_to("/etc/hostname.png")), ""),
+    ],
+    ids=["more objects", "truncated", "colours", "a broken link"],
+)
+def test_a_picture_of_masks_that_says_something_else_is_told_and_the_boxes_stay(
+    root: Path, spoil: Callable[[Path], object], said: str
+) -> None:
+    spoil(painted(root, numbers(), "palette"))
+    report = look(root)
+    told = [finding.where for finding in report.findings if finding.code == "masks-unclear"]
+    assert all(where.startswith("SegmentationObject/p0.png (") and said in where for where in told)
+    assert bool(told) == bool(said)
+    assert report.dataset is not None and not report.dataset.has_masks
+    assert len(report.dataset.splits["train"].labels) == 3
+
+
+def test_masks_never_come_from_outside_and_have_the_size_of_their_picture(root: Path, tmp_path_factory: Any) -> None:
+    path = painted(root, numbers(), "palette")
+    outside = tmp_path_factory.mktemp("outside") / "p0.png"
+    path.rename(outside)
+    path.symlink_to(outside)
+    assert codes(look(root))["masks-unclear"] == 1
+    path.unlink()
+    painted(root, numbers()[:, :60], "palette")
+    assert codes(look(root))["bad-segmentation"] == 2
+
+
+def test_masks_alone_are_listed_by_the_lists_of_segmentation_and_pictures_of_classes_are_mentioned(root: Path) -> None:
+    painted(root, numbers(), "palette")
+    (root / "ImageSets" / "Main").rename(root / "ImageSets" / "Segmentation")
+    found = tools.images(tools.records("voc", root))
+    assert {name: image.split for name, image in found.items()}["p3.png"] == "val"
+    (root / "SegmentationObject").rename(root / "SegmentationClass")
+    report = look(root)
+    assert "masks-not-read" in {finding.code for finding in report.findings}
+    assert report.dataset is not None and not report.dataset.has_masks
 
 
 # ---- real data

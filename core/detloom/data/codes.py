@@ -127,6 +127,9 @@ CODES: dict[str, Code] = {
     "box-outside": _mended("a box reaches out of the image", "clipped to the image"),
     "polygon-outside": _mended("a polygon reaches out of the image", "clipped to the image"),
     "empty-mask": _mended("a mask without a pixel", "the box is kept where there is one"),
+    "masks-unclear": _mended(
+        "a picture of masks cannot be read as the objects of its image", "the boxes alone are used"
+    ),
     "bad-size": _mended("the written width or height of an image is no whole number above 0", "the picture's own"),
     "bad-crowd": _mended("iscrowd is neither 0 nor 1", "read as 0, and as 1 where a text says so"),
     "name-case": _mended("a file is written in other capitals than it has on disk", "the file on disk is used"),
@@ -187,7 +190,9 @@ CODES: dict[str, Code] = {
     ),
     "path-mended": Code("info", "a path that leads elsewhere", "the file was found inside the data"),
     "not-in-a-split": Code("info", "an annotation file that no list of a split names", "not used"),
-    "masks-not-read": Code("info", "there are pictures of masks beside the boxes", "only the boxes are read"),
+    "masks-not-read": Code(
+        "info", "there are pictures of classes beside the boxes, and none of objects", "only the boxes are read"
+    ),
     "placeholder-class": Code("info", "a parent class without annotations, as Roboflow writes it", "left out"),
     "area-mismatch": Code("info", "the written area is not the object's", "measured anew"),
     "part-not-split": Code("info", "a part of the data is not split, and others are", "taken as train"),

@@ -15,7 +15,8 @@ _IMAGES = ("jpegimages", "images", "imgs")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One folder of xml files. split: of all of them, or `all`. lists: ImageSets/Main, where there is one.
+    """One folder of xml files. split: of all of them, or `all`. lists: ImageSets/Main, else
+    ImageSets/Segmentation, where there is one.
     images: folders that images are looked up in, in order. home: what a challenge calls VOC2007."""
 
     split: str
@@ -51,7 +52,7 @@ def _with_annotations(home: Path, split: str, tree: DataTree) -> Place | None:
     if not files or folder is None:
         return None
     sets = named_folder(home, "imagesets")
-    lists = named_folder(sets, "main") if sets else None
+    lists = named_folder(sets, "main", "segmentation") if sets else None
     return Place(split, home, files, (*tree.images, *_image_folders(home), folder, home), lists)
 
 

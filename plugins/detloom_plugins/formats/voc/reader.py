@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detloom.data.findings import found
 from detloom.data.layout import IMAGE_SUFFIXES, brief, files_in, named_folder, read_text, shown, split_of
@@ -21,6 +22,9 @@ from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Ob
 from detloom.data.shapes import number
 from detloom_plugins.formats.voc.places import Place
 from detloom_plugins.formats.voc.settings import VOCSettings
+
+if TYPE_CHECKING:
+    from detloom_plugins.formats.voc.masks import ObjectMasks
 
 Record = ClassRecord | ImageRecord | Finding
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -41,11 +45,12 @@ class _Reader:
         self._closed = False  # a list of classes was given: others are unknown
         self._by_stem: dict[str, Path] = {}
         self._finder = Finder(place.images, [tree.root, *tree.images])
+        self._masks = _masks_of(place, tree)
 
     def read(self) -> Iterator[Record]:
         yield from self._listed_classes()
-        if named_folder(self._place.home, "segmentationobject") is not None:
-            yield found("masks-not-read", f"{shown(self._place.home, self._tree.root)}/SegmentationObject/")
+        if self._masks is None and (classes := named_folder(self._place.home, "segmentationclass")) is not None:
+            yield found("masks-not-read", f"{shown(classes, self._tree.root)}/")
         for folder in self._place.images:
             for path in files_in(folder, *IMAGE_SUFFIXES):
                 self._by_stem.setdefault(path.stem, path)
@@ -135,10 +140,15 @@ class _Reader:
         if from_one:
             yield found("pixels-from-one", name)
         objects: list[ObjectRecord] = []
-        for element in annotation.all("object"):
+        elements = list(annotation.all("object"))
+        masks = self._masks.of(path.stem, len(elements)) if self._masks is not None else {}
+        if isinstance(masks, Finding):
+            yield masks
+            masks = {}
+        for place, element in enumerate(elements, start=1):
             for item in self._object(element, name, from_one):
                 if isinstance(item, ObjectRecord):
-                    objects.append(item)
+                    objects.append(replace(item, segmentation=masks.get(place)))
                 else:
                     yield item
         known = bool(width and height)
@@ -202,6 +212,15 @@ class _Reader:
         yield ObjectRecord(
             corners, class_name=label, crowd=difficult and self._settings.difficult == "ignore", where=where
         )
+
+
+def _masks_of(place: Place, tree: DataTree) -> ObjectMasks | None:
+    folder = named_folder(place.home, "segmentationobject")
+    if folder is None:
+        return None
+    from detloom_plugins.formats.voc.masks import ObjectMasks
+
+    return ObjectMasks.below(folder, tree.root)
 
 
 def _lists(folder: Path | None) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 
     Annotations/a.xml          boxes as corners from 0: width is xmax - xmin; fractions stay
     JPEGImages/a.jpg           hard links where possible
+    SegmentationObject/a.png   the masks of an image, where it has some: those that do not lie on another
     ImageSets/Main/train.txt   val.txt, test.txt; none where the data are not split
     labelmap.txt               every class, also those without objects, as CVAT and Datumaro write it
 
@@ -22,6 +23,7 @@ from detloom.data.findings import found
 from detloom.data.placing import Names, place_images
 from detloom.data.records import Finding
 from detloom.files import write_text
+from detloom_plugins.formats.voc.masks import FOLDER, lost_masks, write_masks
 
 
 def write_dataset(dataset: Dataset, dest: Path, copy_images: bool) -> list[Path]:
@@ -33,7 +35,8 @@ def write_dataset(dataset: Dataset, dest: Path, copy_images: bool) -> list[Path]
         given = place_images(split, dest / "JPEGImages", names, copy_images)
         for index, name in enumerate(given):
             path = (dest / "Annotations" / name).with_suffix(".xml")
-            path.write_text(_document(dataset, split, index, name), encoding="utf-8")
+            masks = write_masks((dest / FOLDER / name).with_suffix(".png"), split, index)
+            path.write_text(_document(dataset, split, index, name, masks), encoding="utf-8")
             written.append(path)
         if split.name != "all":
             stems = "".join(f"{Path(name).stem}\n" for name in given)
@@ -49,7 +52,7 @@ def losses_of(dataset: Dataset) -> list[Finding]:
     ordered = sorted(dataset.class_map.names, key=lambda name: (name.casefold(), name))
     names = Names(by_stem=True, flat=True)
     counts = {
-        "masks-lost": sum(rle is not None for split in splits for rle in split.rles),
+        "masks-lost": sum(lost_masks(split) for split in splits),
         "areas-lost": sum(_own_areas(split) for split in splits),
         "ids-lost": sum(_own_ids(split) for split in splits),
         "class-ids-lost": sum(
@@ -63,7 +66,7 @@ def losses_of(dataset: Dataset) -> list[Finding]:
     return [found(code, count=count) for code, count in counts.items() if count]
 
 
-def _document(dataset: Dataset, split: Split, index: int, name: str) -> str:
+def _document(dataset: Dataset, split: Split, index: int, name: str, segmented: bool) -> str:
     image, rows = split.images[index], split.objects_of(index)
     objects = "".join(_object(dataset, split, row) for row in range(rows.start, rows.stop))
     return (
@@ -74,7 +77,7 @@ def _document(dataset: Dataset, split: Split, index: int, name: str) -> str:
         "\t\t<annotation>corners from 0</annotation>\n\t</source>\n"
         f"\t<size>\n\t\t<width>{image.width}</width>\n\t\t<height>{image.height}</height>\n"
         "\t\t<depth>3</depth>\n\t</size>\n"
-        f"\t<segmented>0</segmented>\n{objects}</annotation>\n"
+        f"\t<segmented>{int(segmented)}</segmented>\n{objects}</annotation>\n"
     )
 
 
