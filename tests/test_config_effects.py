@@ -29,6 +29,7 @@ from detloom.model import build_detector
 from detloom.specs import ModelSpec
 from detloom.train import session as session_module
 from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+from families import detr_leaves
 from run_tools import Seen, configured, lab_host, observe
 
 Values = Mapping[str, Any]
@@ -111,6 +112,12 @@ CONTEXTS: dict[str, Values] = {
     **{name: {**LOSSES, "loss.classification": name} for name in CLASS_LOSSES},
     **{name: {**LOSSES, "loss.box": name} for name in BOX_LOSSES},
     "yolox": YOLOX,
+    "yolox, masks": {
+        **YOLOX,
+        "model.type": "yolox-seg-nano",
+        "data.local.path": "{masked}",
+        "validation.confidence_threshold": 0.0,
+    },
     "yolox, more in the file": {**YOLOX, "model.pretrain_weights": "{more}"},
     "onnx": {"export.format": ["onnx"], "training.epochs": 1},
     "spoiled": {"export.format": ["spoiler"], "export.half": True, "training.epochs": 1},
@@ -191,6 +198,8 @@ ROWS = [
     Row("model.yolox.center_radius", 0.1, TRAINED, "yolox"),
     Row("model.yolox.l1_frac", 1.0, TRAINED, "yolox"),
     Row("model.yolox.norm_momentum", 0.5, TRAINED, "yolox"),
+    Row("model.yolox.mask_weight", 1.0, TRAINED, "yolox, masks"),
+    Row("model.yolox.mask_candidates", 3, ("evaluation",), "yolox, masks", keeps=("trained",)),
     Row("data.source", "beside", ("data", "trained"), "nameless data"),
     Row("data.sources", ["{other}", {"path": "{one}", "name": "more"}], ("data", "trained"), "nameless data"),
     Row("data.class_aliases", {"cat": "dog"}, ("data", "trained")),
@@ -262,6 +271,7 @@ ROWS = [
     Row("export.format", ["onnx"], ("exports", "files"), keeps=("trained", "best")),
     Row("export.half", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
     Row("export.simplify", True, ("exports",), "onnx", keeps=("trained", "best")),
+    Row("export.postprocess", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
     Row("export.tolerance", 1.0, ("error", "files"), "spoiled", keeps=("trained", "best")),
     Row("export.gate_images", 1, ("exports",), "onnx", keeps=("trained", "best")),
     Row("export.onnx.opset", 18, ("exports",), "onnx", keeps=("trained", "best")),
@@ -307,6 +317,9 @@ CVAT_LEAVES = {
 # What they do is seen on annotation files: tests/test_formats_voc.py and tests/test_formats_csv.py.
 FORMAT_LEAVES = {"data.voc.pixels", "data.voc.difficult", "data.csv.unit"}
 
+# What they do is seen in one training step of a small network: tests/test_detr_settings.py.
+DETR_LEAVES = detr_leaves()
+
 
 # ---- what the runs are made of ------------------------------------------------------------------------------------
 
@@ -315,7 +328,7 @@ FORMAT_LEAVES = {"data.voc.pixels", "data.voc.difficult", "data.csv.unit"}
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Data sets and weights files by the name that stands in braces in the tables."""
     root = tmp_path_factory.mktemp("material")
-    names = ("data", "other", "one", "broken", "files", "beside", "rival", "rare", "lists", "near")
+    names = ("data", "other", "one", "broken", "files", "beside", "rival", "rare", "lists", "near", "masked")
     folders = {name: root / name for name in names}
     for split, images, seed in (("train", 8, 0), ("valid", 4, 100), ("test", 2, 200)):
         data_tools.write_split(folders["data"] / split, data_tools.document(images, seed), seed)
@@ -329,6 +342,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     shutil.copytree(folders["data"], folders["rival"])
     data_tools.edit(folders["rival"], lambda content: content["annotations"][0].update(bbox=[30, 30, 9, 9]))
     _write_rare(folders["rare"])
+    shutil.copytree(folders["data"], folders["masked"])
+    for split in ("train", "valid", "test"):
+        data_tools.edit(folders["masked"], _fill_boxes, split)
     folders["lists"].mkdir()
     (folders["lists"] / "val.txt").write_text("p53.png\np54.png\np55.png\np56.png\n")
     _write_files(folders["files"])
@@ -336,6 +352,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     weights = {name: root / f"{name}.pth" for name in ("yolox", "more", "lab")}
     _write_weights(weights)
     return {name: str(path) for name, path in (folders | weights).items()}
+
+
+def _fill_boxes(content: dict[str, Any]) -> None:
+    """Each object gets a mask: its box."""
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def _write_rare(folder: Path) -> None:
@@ -426,7 +449,15 @@ def test_a_changed_leaf_changes_the_run(row: Row, look: Look) -> None:
 
 
 def test_every_leaf_has_a_row_here() -> None:
-    tested = {row.key for row in ROWS} | LOADER_LEAVES | CLEARML_LEAVES | S3_LEAVES | CVAT_LEAVES | FORMAT_LEAVES
+    tested = (
+        {row.key for row in ROWS}
+        | LOADER_LEAVES
+        | CLEARML_LEAVES
+        | S3_LEAVES
+        | CVAT_LEAVES
+        | FORMAT_LEAVES
+        | DETR_LEAVES
+    )
     assert tested == set(_all_leaves())
 
 
