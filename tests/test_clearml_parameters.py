@@ -153,6 +153,7 @@ LEGAL: dict[str, tuple[str, Any]] = {
     "export.format": ("onnx", ["onnx"]),
     "export.half": ("true", True),
     "export.simplify": ("true", True),
+    "export.postprocess": ("on", True),
     "export.tolerance": ("1", 1.0),
     "export.gate_images": ("1", 1),
     "export.onnx.opset": ("18", 18),

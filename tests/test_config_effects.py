@@ -272,6 +272,7 @@ ROWS = [
     Row("export.half", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
     Row("export.simplify", True, ("exports",), "onnx", keeps=("trained", "best")),
     Row("export.postprocess", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
+    Row("export.postprocess", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
     Row("export.tolerance", 1.0, ("error", "files"), "spoiled", keeps=("trained", "best")),
     Row("export.gate_images", 1, ("exports",), "onnx", keeps=("trained", "best")),
     Row("export.onnx.opset", 18, ("exports",), "onnx", keeps=("trained", "best")),

@@ -79,6 +79,7 @@ def with_exporter(
 ) -> ModelManifest:
     return manifest.model_copy(
         update={
+            **(_finished(manifest) if config.postprocess else {}),
             "exporter": spec.name,
             "exporter_settings": settings.model_dump(mode="json"),
             "half": config.half,
@@ -86,6 +87,19 @@ def with_exporter(
             "versions": {**manifest.versions, **versions((spec.name, spec.runtime))},
         }
     )
+
+
+def _finished(manifest: ModelManifest) -> dict[str, Any]:
+    """What changes when the post-processing is inside."""
+    from detloom_schemas.manifest import TensorEntry
+
+    entries = [
+        _tensor("boxes", "float32", ("batch", "detections", 4), "xyxy in pixels of the input, best first"),
+        _tensor("scores", "float32", ("batch", "detections"), "0 to 1; 0: there are no more"),
+        _tensor("labels", "int64", ("batch", "detections"), "index of the class"),
+        *([_tensor("masks", "float32", ("batch", "detections", *MASK_SHAPE[2:]), MASK_MEANING)] * manifest.masks),
+    ]
+    return {"finished": True, "outputs": tuple(TensorEntry.model_validate(entry) for entry in entries)}
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:

@@ -35,6 +35,23 @@ class Raw(NamedTuple):
     masks: NDArray[np.float32] | None = None
 
 
+def raw_of(outputs: Mapping[str, NDArray[Any]], classes: int | None) -> Raw:
+    """The outputs of a file by their names. A file that finishes detections itself gives scores [B, K] and labels
+    [B, K]: they become [B, K, C] with zeros for the other classes, on which the file's own rule changes nothing.
+
+    classes: C by the manifest. Raises WeightsError when it is needed and unknown.
+    """
+    given = {name: outputs[name] for name in Raw._fields if name in outputs}
+    if "labels" in outputs:
+        if not classes:
+            raise WeightsError("a file that gives labels must say what the classes are", hint="export the model again")
+        labels = outputs["labels"].astype(np.int64)[..., None]
+        spread = np.zeros((*labels.shape[:2], classes), dtype=np.float32)
+        np.put_along_axis(spread, labels, given["scores"][..., None], axis=2)
+        given["scores"] = spread
+    return Raw(**given)
+
+
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]] | tuple[NDArray[np.float32], NDArray[np.float32], Any]
 """The fields of Raw; a runtime that knows no masks leaves them away."""
 

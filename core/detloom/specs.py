@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff, SourcePlan
     from detloom.detector import Detector, ElementLoss
     from detloom.errors import Mistake
+    from detloom.geometry import PostRule
     from detloom.host import PluginHost
     from detloom.prediction import Runtime
     from detloom.sample import Sample
@@ -244,6 +245,7 @@ class Exporter(Protocol):
 class ExportRequest:
     """path: where to write, without suffix. size: network input (height, width). half: store weights and compute
     in 16 bits. simplify: fold constants and drop dead nodes. metadata: to embed in the file where it can hold text.
+    finish: the rule that the file itself applies, so that it gives detections; None: it gives all boxes and scores.
     """
 
     path: Path
@@ -251,12 +253,13 @@ class ExportRequest:
     half: bool
     simplify: bool
     metadata: Mapping[str, str]
+    finish: PostRule | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExporterSpec(Spec):
     """Writes a deployable file. runtime: the name of the runtime that can run the file (used by the gate). half: it can
-    write 16-bit files.
+    write 16-bit files. finishes: it can put post-processing into the file.
 
     companions: suffixes of files that belong to the file, lie beside it under the same name and are moved with it. The
     file itself must say which companions it was written with: its runtime refuses others.
@@ -269,6 +272,7 @@ class ExporterSpec(Spec):
     runtime: str
     build: Callable[[Any], Exporter]
     half: bool = True
+    finishes: bool = False
     companions: tuple[str, ...] = ()
 
 

@@ -472,6 +472,13 @@ class ExportConfig(Settings):
     format: Annotated[Names, choice("exporter", "file formats; an empty list exports nothing")] = ("onnx",)
     half: Annotated[bool, Field(description="16-bit weights and arithmetic")] = False
     simplify: Annotated[bool, Field(description="fold constants and remove dead nodes")] = False
+    postprocess: Annotated[
+        bool,
+        Field(
+            description="suppression, or the choice of the best, inside the file by the thresholds of `validation`: it "
+            "gives detections instead of all boxes and scores"
+        ),
+    ] = False
     tolerance: Annotated[
         NotNegative | None,
         Field(description="largest difference in AP to the checkpoint; none: 0.001, or 0.01 for 16 bits and below"),

@@ -83,8 +83,8 @@ class CheckpointEntry(Record):
 class ModelManifest(Record):
     """What a model is, what goes in and what comes out. exporter: empty for a checkpoint.
 
-    masks: a third output gives a mask for each box. simplified: constants folded and dead nodes removed; half: 16-bit
-    weights and arithmetic.
+    masks: an output gives a mask for each box. finished: post_rule is applied inside the file; simplified: constants
+    folded and dead nodes removed; half: 16-bit weights and arithmetic.
     """
 
     format: Literal[1] = 1
@@ -103,6 +103,7 @@ class ModelManifest(Record):
     exporter_settings: Mapping[str, Any] = {}
     half: bool = False
     simplified: bool = False
+    finished: bool = False
     versions: Mapping[str, str]
 
 
@@ -112,7 +113,9 @@ class ParityCase(Record):
     max_box_px, max_score, max_mask: largest absolute differences among the 100 boxes of each image that the checkpoint
     is surest of, of masks between the probabilities of a pixel of the network's own resolution; None when they cannot
     be compared (other shapes, or not numbers), and max_mask for a model of boxes. agreement: share of the detections of
-    either that the other has too: same class, IoU of boxes and of masks at least 0.9, scores within 0.01.
+    either that the other has too: same class, IoU of boxes at least 0.9 or their sides within 0.5 px, IoU of masks at
+    least 0.9, scores within 0.01. Of a finished file the detections themselves are compared: one without a partner
+    counts by how far its score lies above what is left out.
     """
 
     images: tuple[str, ...]

@@ -29,11 +29,7 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
         place = _place(origins, "experiment.clearml.mode")
         hint = "install a plugin that provides it, or write off"
         found.append(Mistake("experiment.clearml.mode", place, "there is no logger named 'clearml' here", hint))
-    for spec in (_find(host, ExporterSpec, name) for name in config.export.format if config.export.half):
-        if spec is not None and not spec.half:
-            message = f"{host.qualified(spec)} files are written in 32 bits only"
-            hint = "leave export.half away, or export to another format alone"
-            found.append(Mistake("export.half", _place(origins, "export.half"), message, hint))
+    found += _exports(host, config, origins)
     if config.data.split.val + config.data.split.test >= 1:
         message = f"val ({config.data.split.val}) and test ({config.data.split.test}) leave no images to train on"
         found.append(Mistake("data.split", _place(origins, "data.split.val", "data.split.test"), message))
@@ -47,6 +43,18 @@ def _find(host: PluginHost, kind: type[S], name: str) -> S | None:
         return host.find(kind, name)
     except PluginError:
         return None
+
+
+def _exports(host: PluginHost, config: RunConfig, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
+    for spec in (_find(host, ExporterSpec, name) for name in config.export.format):
+        if spec is not None and config.export.half and not spec.half:
+            message = f"{host.qualified(spec)} files are written in 32 bits only"
+            hint = "leave export.half away, or export to another format alone"
+            yield Mistake("export.half", _place(origins, "export.half"), message, hint)
+        if spec is not None and config.export.postprocess and not spec.finishes:
+            message = f"{host.qualified(spec)} files cannot hold post-processing"
+            hint = "leave export.postprocess away, or export to another format alone"
+            yield Mistake("export.postprocess", _place(origins, "export.postprocess"), message, hint)
 
 
 def _allowed_codes(host: PluginHost, config: RunConfig, origins: Mapping[str, Origin]) -> Iterator[Mistake]:

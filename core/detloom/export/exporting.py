@@ -72,14 +72,15 @@ def export_model(
 
     given = evidence or Evidence()
     manifest = with_exporter(describe_model(model), spec, settings, export_config)
-    name = f"{model.spec.name}-fp16" if export_config.half else model.spec.name
+    parts = [model.spec.name, "fp16" if export_config.half else "", "finished" if export_config.postprocess else ""]
     with _staging(dest_dir) as folder:
         request = ExportRequest(
-            path=folder / name,
+            path=folder / "-".join(part for part in parts if part),
             size=model.input_rule.size,
             half=export_config.half,
             simplify=export_config.simplify,
             metadata={EMBEDDED_KEY: manifest.model_dump_json()},
+            finish=model.post_rule if export_config.postprocess else None,
         )
         with host.blamed(spec):
             written = spec.build(settings).export(model.detector, request)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from detloom.data.dataset import Split, select_images
 from detloom.data.images import read_image
 from detloom.errors import ExportError
-from detloom.export.parity import Difference, compare
+from detloom.export.parity import ENOUGH_AGREEMENT, Difference, compare
 from detloom.prediction import Predictor, detect_split
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ WORDS = {
 }
 """What single numbers may differ by: an AP of 0 on both sides would prove nothing. Not judged when the user sets the
 tolerance for fewer bits."""
-ENOUGH_AGREEMENT = 0.99
-"""Families that choose their boxes by score may give them in another order; then the detections decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,9 @@ def measure(given: GateInput) -> GateEntry:
     cases = _parity(given)
     limits = _limits(given.config, masks=given.checkpoint.masks)
     reasons = _parity_reasons([case for _, case in cases], limits)
+    finished = given.exported.manifest is not None and given.exported.manifest.finished
+    if finished and limits is not None and not any(case.detections for _, case in cases):
+        reasons.append("the model finds nothing on the compared images, and the file gives detections alone")
     values: dict[str, Any] = {}
     tolerance = given.config.tolerance
     if tolerance is None:

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detloom.data.masks import rle_iou
-from detloom.geometry import Detections
+from detloom.geometry import Detections, PostRule
 from detloom.prediction import Predictor, Raw
 
 SUREST = 100
 """Boxes of an image that are compared one by one: far below, boxes mean nothing and their sides may be huge."""
-SAME_IOU, SAME_SCORE = 0.9, 0.01
+SAME_IOU, SAME_PX, SAME_SCORE = 0.9, 0.5, 0.01
+
+ENOUGH_AGREEMENT = 0.99
+"""Families that choose their boxes by score may give them in another order; then the detections decide."""
 
 Images = Sequence[NDArray[np.uint8]]
 
@@ -36,9 +39,16 @@ def compare(checkpoint: Predictor, exported: Predictor, images: Images) -> Diffe
     """One batch, whole where the file takes it."""
     ours, theirs = decode_all(checkpoint, images), decode_all(exported, images)
     found, exported_found = checkpoint.predict(images), exported.predict(images)
-    box, score = _largest(ours, theirs, checkpoint.input_rule.size)
-    mask = _largest_of_masks(ours, theirs)
     shares = [_agreement(a, b) for a, b in zip(found, exported_found, strict=True)]
+    box: float | None
+    score: float | None
+    if exported.manifest is not None and exported.manifest.finished:
+        # The file gives detections alone: those are compared, one by one. Their masks are part of the agreement.
+        box, score = _largest_of_detections(found, exported_found, checkpoint.post_rule)
+        mask = 0.0 if ours.masks is not None and min(shares) >= ENOUGH_AGREEMENT else None
+    else:
+        box, score = _largest(ours, theirs, checkpoint.input_rule.size)
+        mask = _largest_of_masks(ours, theirs)
     return Difference(box, score, mask, float(np.mean(shares)), sum(len(one) for one in found))
 
 
@@ -72,6 +82,30 @@ def _largest(ours: Raw, theirs: Raw, size: tuple[int, int]) -> tuple[float | Non
     return (float(box) if np.isfinite(box) else None), (float(score) if np.isfinite(score) else None)
 
 
+def _largest_of_detections(
+    ours: Sequence[Detections], theirs: Sequence[Detections], rule: PostRule
+) -> tuple[float, float]:
+    """Between each detection of either and its nearest in the other, of the same class and nearly the same box.
+
+    One without such a partner counts by how far its score lies above what would have been left out: the threshold, or
+    the last of a full list.
+    """
+    box, score = 0.0, 0.0
+    for mine, other in zip(ours, theirs, strict=True):
+        for first, second in ((mine, other), (other, mine)):
+            full = len(second) == rule.max_detections
+            floor = float(second.scores.min()) if full else rule.score_threshold
+            same = (first.labels[:, None] == second.labels) & _same_box(first.boxes, second.boxes)
+            alone = ~same.any(axis=1)
+            score = max(score, float((first.scores[alone] - floor).max(initial=0.0)))
+            apart = np.abs(first.boxes[:, None] - second.boxes).max(axis=2, initial=0.0)
+            step = np.abs(first.scores[:, None] - second.scores)
+            if not alone.all():
+                box = max(box, float(np.where(same, apart, np.inf)[~alone].min(axis=1).max()))
+                score = max(score, float(np.where(same, step, np.inf)[~alone].min(axis=1).max()))
+    return box, score
+
+
 def _surest(raw: Raw) -> NDArray[np.int64]:
     """[B, up to SUREST] rows of the boxes with the highest scores."""
     return np.argsort(-raw.scores.max(axis=2), axis=1, kind="stable")[:, :SUREST]
@@ -101,7 +135,7 @@ def _agreement(ours: Detections, theirs: Detections) -> float:
     total = len(ours) + len(theirs)
     if total == 0:
         return 1.0
-    same = (ours.labels[:, None] == theirs.labels[None, :]) & (_iou(ours.boxes, theirs.boxes) >= SAME_IOU)
+    same = (ours.labels[:, None] == theirs.labels[None, :]) & _same_box(ours.boxes, theirs.boxes)
     same &= np.abs(ours.scores[:, None] - theirs.scores[None, :]) <= SAME_SCORE
     if ours.masks is not None and theirs.masks is not None:
         for mine, other in np.argwhere(same).tolist():
@@ -112,6 +146,13 @@ def _agreement(ours: Detections, theirs: Detections) -> float:
 def _same_mask(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Equal ones may both be empty, and have no overlap."""
     return mine == other or rle_iou(mine, other) >= SAME_IOU
+
+
+def _same_box(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[N, 4] and [M, 4] xyxy. Returns [N, M]: by their overlap, or by their sides: cut to the image, a box may have no
+    area left."""
+    near = np.abs(ours[:, None] - theirs[None]).max(axis=2, initial=0.0) <= SAME_PX
+    return np.asarray((_iou(ours, theirs) >= SAME_IOU) | near, dtype=np.bool_)
 
 
 def _iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:

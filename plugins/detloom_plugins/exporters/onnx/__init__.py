@@ -36,6 +36,7 @@ def detloom_exporters() -> Iterable[ExporterSpec]:
             settings=onnx_settings,
             suffix=".onnx",
             runtime="onnxruntime",
+            finishes=True,
             build=build,
         )
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.deploy import deploy_graph
 from detloom.errors import ExportError
+from detloom.export.finishing import finish_graph
 from detloom.export.onnx_graph import first_line, onnx_graph, quiet, require
 from detloom.files import atomic_path
 
@@ -34,6 +35,8 @@ class OnnxExporter:
 
         graph = deploy_graph(detector, half=request.half)
         model = onnx_graph(graph, request.size, opset=self.settings.opset, dynamic_batch=self.settings.dynamic_batch)
+        if request.finish is not None:
+            finish_graph(model, request.finish)
         if request.simplify:
             model = _simplified(model)
         _describe(model, request.metadata)

@@ -31,6 +31,7 @@ def detloom_exporters() -> Iterable[ExporterSpec]:
             suffix=".xml",
             companions=(".bin",),
             runtime="openvino",
+            finishes=True,
             build=build,
         )
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.deploy import deploy_graph
 from detloom.errors import ExportError, PluginError
+from detloom.export.finishing import finish_graph
 from detloom.export.onnx_graph import onnx_graph
 from detloom.files import atomic_path, sha256_of
 from detloom_schemas.manifest import WEIGHTS_KEY
@@ -38,7 +39,7 @@ class OpenVinoExporter:
     def export(self, detector: Detector, request: ExportRequest) -> Path:
         """Raises ExportError, and PluginError when a package is not installed."""
         with tempfile.TemporaryDirectory() as folder:
-            model = _converted(detector, request.size, Path(folder))
+            model = _converted(detector, request, Path(folder))
             file = Path(folder) / "model.xml"
             # Written twice: the hash of the weights is known when they are there.
             _save(model, file, half=request.half, about={})
@@ -51,9 +52,12 @@ class OpenVinoExporter:
         return path
 
 
-def _converted(detector: Detector, size: tuple[int, int], folder: Path) -> Any:
+def _converted(detector: Detector, request: ExportRequest, folder: Path) -> Any:
+    model = onnx_graph(deploy_graph(detector), request.size)
+    if request.finish is not None:
+        finish_graph(model, request.finish)
     graph = folder / "graph.onnx"
-    graph.write_bytes(onnx_graph(deploy_graph(detector), size).SerializeToString())
+    graph.write_bytes(model.SerializeToString())
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # the folder is removed, which Windows forbids for mapped files
     try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detloom.cores import inference_threads
 from detloom.errors import PluginError, UsageError, WeightsError
-from detloom.prediction import Raw
+from detloom.prediction import Raw, raw_of
 from detloom_schemas.manifest import EMBEDDED_KEY
 
 try:
@@ -23,6 +23,9 @@ except ImportError as error:
         f"running ONNX files needs the package onnxruntime, which cannot be imported: {error}",
         hint="install it with: pip install onnxruntime",
     ) from error
+
+
+OUTPUTS = (*Raw._fields, "labels")
 
 
 class OnnxRuntime:
@@ -39,8 +42,8 @@ class OnnxRuntime:
             ) from error
         self.manifest = _manifest(self._session, path)
         self._input, self._fixed = _layout(self._session, path)
-        given = {output.name for output in self._session.get_outputs()}
-        self._outputs = [name for name in Raw._fields if name in given]
+        self._outputs = [output.name for output in self._session.get_outputs() if output.name in OUTPUTS]
+        self._classes = len((self.manifest or {}).get("classes", ()))
 
     @property
     def batch_limit(self) -> int | None:
@@ -50,7 +53,9 @@ class OnnxRuntime:
         count = len(images)
         if self._fixed is not None and count < self._fixed:
             images = np.concatenate([images, np.repeat(images[-1:], self._fixed - count, axis=0)])
-        return Raw(*(output[:count] for output in self._session.run(self._outputs, {self._input: images})))
+        found = self._session.run(self._outputs, {self._input: images})
+        outputs = {name: output[:count] for name, output in zip(self._outputs, found, strict=True)}
+        return raw_of(outputs, self._classes)
 
 
 def _options() -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detloom.cores import inference_threads
 from detloom.errors import PluginError, UsageError, WeightsError
 from detloom.files import sha256_of
-from detloom.prediction import Raw
+from detloom.prediction import Raw, raw_of
 from detloom_schemas.manifest import EMBEDDED_KEY, WEIGHTS_KEY
 
 try:
@@ -42,6 +42,7 @@ class OpenVinoRuntime:
         place = _device(core, device, precision)
         model = _read(core, path)
         self.manifest = _manifest(model, path)
+        self._classes = len((self.manifest or {}).get("classes", ()))
         self._fixed, self._outputs = _layout(model, path)
         self._compiled: Any = core.compile_model(model, place, _options(place, precision))
 
@@ -54,7 +55,7 @@ class OpenVinoRuntime:
         if self._fixed is not None and count < self._fixed:
             images = np.concatenate([images, np.repeat(images[-1:], self._fixed - count, axis=0)])
         found = self._compiled(images)
-        return Raw(*(found[name][:count] for name in self._outputs))
+        return raw_of({name: found[name][:count] for name in self._outputs}, self._classes)
 
 
 def _device(core: Any, name: str, precision: str) -> str:
@@ -116,7 +117,7 @@ def _manifest(model: Any, path: Path) -> Mapping[str, Any] | None:
 def _layout(model: Any, path: Path) -> tuple[int | None, list[str]]:
     """The fixed batch size or None, and the names of the outputs. Raises WeightsError for a model of another shape."""
     inputs, given = model.inputs, {name for output in model.outputs for name in output.names}
-    outputs = [name for name in Raw._fields if name in given]
+    outputs = [name for name in (*Raw._fields, "labels") if name in given]
     if len(inputs) != 1 or inputs[0].element_type != openvino.Type.u8 or not {"boxes", "scores"} <= given:
         seen = ", ".join(f"{one.element_type.get_type_name()} {one.partial_shape}" for one in inputs)
         raise WeightsError(
