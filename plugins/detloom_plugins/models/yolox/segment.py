@@ -115,7 +115,8 @@ class YoloxSegDetector(YoloxDetector):
 def mix(coefficients: Tensor, prototypes: Tensor) -> Tensor:
     """coefficients: [B, R, K + 1], the last one added; prototypes: [B, K, h, w]. Returns logits [B, R, h, w]."""
     flat = coefficients[..., :-1] @ prototypes.flatten(2) + coefficients[..., -1:]
-    return flat.unflatten(2, prototypes.shape[2:])
+    masks: Tensor = flat.unflatten(2, tuple(prototypes.shape[2:]))  # type: ignore[no-untyped-call]
+    return masks
 
 
 def depth(boxes: Tensor, masks: Tensor) -> Tensor:
