@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from d_fine_tools import D_FINE, DEIMV2
 from detloom.detector import Detector
-from detloom.specs import ModelContext
+from detloom.specs import ModelContext, ModelSpec
 from detloom_plugins.models import rt_detr, rt_detr_v2, yolox
 from detloom_plugins.models.rt_detr.variants import Variant as RtDetrVariant
-from detr_tools import Family
+from detr_tools import HOST, Family
 from rf_detr_tools import FAMILY as RF_DETR
 from rf_detr_tools import SEG_FAMILY as RF_DETR_SEG
 
@@ -43,6 +44,10 @@ FAMILIES: dict[str, Family] = {
     "yolox-seg": Family("yolox-seg-nano", build_yolox_seg, {"mask_candidates": 3000}),
     "rt_detr": Family("rt_detr-r18", partial(rt_detr.build, RT_DETR_TINY), SMALL),
     "rt_detr_v2": Family("rt_detr_v2-r18", partial(rt_detr_v2.build, RT_DETR_TINY), SMALL),
+    "d_fine": D_FINE,
+    "deimv2": DEIMV2,
+    "d_fine": D_FINE,
+    "deimv2": DEIMV2,
     "rf_detr": RF_DETR,
     "rf_detr-seg": RF_DETR_SEG,
 }
@@ -70,3 +75,15 @@ CHANGED: dict[str, Any] = {
     "dice_cost": 500.0,
     "mask_point_ratio": 4,
 }
+
+
+def settings_of(family: str) -> tuple[str, list[str]]:
+    """Key of a family's settings and the names of its fields."""
+    spec = HOST.get(ModelSpec, DETRS[family].spec)
+    return spec.settings_key, list(type(spec.settings()).model_fields)
+
+
+def detr_leaves() -> set[str]:
+    """Keys of the settings of all DETR families."""
+    found = [settings_of(family) for family in DETRS]
+    return {f"model.{key}.{name}" for key, names in found for name in names}

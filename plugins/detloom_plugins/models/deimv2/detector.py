@@ -16,7 +16,7 @@ from detloom.specs import ModelContext
 from detloom_plugins.models._detr.detector import make_noise
 from detloom_plugins.models._detr.library import transformers
 from detloom_plugins.models._detr.matching import Truth
-from detloom_plugins.models._detr.two_stage import decoded
+from detloom_plugins.models._detr.two_stage import decoded, with_own_layout
 from detloom_plugins.models.d_fine.detector import DistributionDetector
 from detloom_plugins.models.d_fine.outputs import outputs_of_decoder
 
@@ -65,7 +65,8 @@ class Deimv2Detector(DistributionDetector):
     def run(self, pixels: Tensor, truth: Truth | None) -> Outputs:
         model = self.network.model
         noisy = make_noise(truth, model.denoising_class_embed, self.noise)
-        maps = model.encoder(model.conv_encoder(pixels)).feature_maps
+        projected = [with_own_layout(level) for level in model.conv_encoder(pixels)]
+        maps = model.encoder(projected).feature_maps
         stages = decoded(model, maps, noisy, partial(run_layers, model.decoder))
         return outputs_of_decoder(stages, model.decoder, noisy)
 
