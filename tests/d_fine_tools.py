@@ -50,7 +50,15 @@ DEIMV2_SMALL = Deimv2Variant(
     points=(4, 4),
     heads=4,
 )
-DEIMV2_LITE = replace(DEIMV2_SMALL, backbone=replace(STAGES, kernels=(3, 3, 5, 5)), lite=True, points=(4, 2))
+THREE_STAGES = replace(
+    STAGES,
+    inputs=STAGES.inputs[:3],
+    middle=STAGES.middle[:3],
+    outputs=STAGES.outputs[:3],
+    blocks=STAGES.blocks[:3],
+    kernels=STAGES.kernels[:3],
+)
+DEIMV2_LITE = replace(DEIMV2_SMALL, backbone=THREE_STAGES, lite=True, points=(4, 2))
 DEIMV2_TRANSFORMER = replace(
     DEIMV2_SMALL,
     backbone=VisionTransformer(width=48, heads=3, feed_forward=96, stages=(1, 2, 3), layers=3),

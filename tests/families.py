@@ -46,8 +46,6 @@ FAMILIES: dict[str, Family] = {
     "rt_detr_v2": Family("rt_detr_v2-r18", partial(rt_detr_v2.build, RT_DETR_TINY), SMALL),
     "d_fine": D_FINE,
     "deimv2": DEIMV2,
-    "d_fine": D_FINE,
-    "deimv2": DEIMV2,
     "rf_detr": RF_DETR,
     "rf_detr-seg": RF_DETR_SEG,
 }
