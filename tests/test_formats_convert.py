@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 
 import format_tools as tools
 from data_tools import document, load, picture, write_split
+from detloom.cli.convert import losses_of
 from detloom.data.dataset import Dataset
 from detloom.host import discover
 from detloom.specs import FormatSpec
@@ -182,6 +183,19 @@ def test_what_each_format_cannot_carry_is_counted(tmp_path: Path) -> None:
     assert whole.digest == before.digest
     assert whole.class_map == before.class_map
     assert whole.splits["train"].object_ids == before.splits["train"].object_ids
+
+
+@pytest.mark.parametrize("target", WRITABLE)
+def test_keypoints_are_said_to_be_lost(target: str, tmp_path: Path) -> None:
+    content = document(1, 0)
+    write_split(tmp_path / "data" / "train", content, 0)
+    writer = discover().get(FormatSpec, target).build(discover().get(FormatSpec, target).settings())
+    plain = load(tmp_path / "data", for_training=False)
+    content["annotations"][0].update(keypoints=[5, 6, 2], num_keypoints=1)
+    write_split(tmp_path / "data" / "train", content, 0)
+    posed = load(tmp_path / "data", for_training=False)
+    for dataset, lost in ((plain, False), (posed, True)):
+        assert ("keypoints-lost" in {finding.code for finding in losses_of(dataset, writer)}) == lost  # type: ignore[arg-type]
 
 
 def test_masks_in_pascal_voc_are_what_pillow_reads_and_those_that_overlap_are_counted(tmp_path: Path) -> None:

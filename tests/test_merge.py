@@ -185,7 +185,9 @@ def test_equal_pictures_are_kept_once_and_other_labels_are_an_error_that_names_b
 def test_other_labels_are_settled_as_told(
     twins: list[Path], order: str, conflicts: str, p0: list[Any], p3: int
 ) -> None:
-    data = whole(look_at_all(twins if order == "ab" else twins[::-1], conflicts=conflicts))
+    report = look_at_all(twins if order == "ab" else twins[::-1], conflicts=conflicts)
+    assert codes(report) == {{"first": "labels-of-first", "union": "labels-joined"}[conflicts]: 2}
+    data = whole(report)
     found = boxes_by_picture(data)
     assert len(found) == 6
     assert found[f"{order[0]}/p0.png"] == p0 and len(found[f"{order[0]}/p3.png"]) == p3

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from detloom.archives import archive_stem, is_archive, unwrapped
+from detloom.archives import ArchiveRefusedError, archive_stem, is_archive, unwrapped
+from detloom.data.codes import CODES
 from detloom.errors import DataError, DetloomError, RunInterrupted
 from detloom.safe_names import NameBook, UnsafeNameError, safe_name
 from detloom.transfer import (
@@ -405,28 +406,33 @@ def evil_zip(path: Path, name: str, mode: int = 0, content: bytes = b"x") -> Pat
 
 
 Make = Callable[[Path], Path]
-HOSTILE: dict[str, tuple[Make, str]] = {
-    "climbing zip": (lambda d: evil_zip(d / "a.zip", "../evil"), "climbs"),
-    "absolute zip": (lambda d: evil_zip(d / "a.zip", "/tmp/evil"), "absolute"),
-    "drive": (lambda d: evil_zip(d / "a.zip", "C:\\evil"), "drive"),
-    "backslashes": (lambda d: evil_zip(d / "a.zip", "a\\..\\..\\evil"), "climbs"),
-    "link in zip": (lambda d: evil_zip(d / "a.zip", "l", stat.S_IFLNK | 0o777, b"/etc/passwd"), "a link"),
-    "pipe in zip": (lambda d: evil_zip(d / "a.zip", "p", stat.S_IFIFO | 0o600), "device or pipe"),
-    "case clash": (lambda d: zipped(d / "a.zip", ("a/B", b"1"), ("A/b", b"2")), "clash"),
-    "bomb": (lambda d: zipped(d / "a.zip", ("zeros", b"\0" * (20 << 20))), "bomb"),
-    "climbing tar": (lambda d: tarred(d / "a.tar", (member("good"), b"1"), (member("../evil"), b"x")), "climbs"),
-    "link in tar": (lambda d: tarred(d / "a.tar", (member("l", tarfile.SYMTYPE, "/etc"), b"")), "a link"),
-    "hard link": (lambda d: tarred(d / "a.tar", (member("l", tarfile.LNKTYPE, "../x"), b"")), "a link"),
-    "device": (lambda d: tarred(d / "a.tar", (member("d", tarfile.CHRTYPE), b"")), "device"),
+HOSTILE: dict[str, tuple[Make, str, str]] = {
+    "climbing zip": (lambda d: evil_zip(d / "a.zip", "../evil"), "climbs", "escape"),
+    "absolute zip": (lambda d: evil_zip(d / "a.zip", "/tmp/evil"), "absolute", "escape"),
+    "drive": (lambda d: evil_zip(d / "a.zip", "C:\\evil"), "drive", "escape"),
+    "backslashes": (lambda d: evil_zip(d / "a.zip", "a\\..\\..\\evil"), "climbs", "escape"),
+    "link in zip": (lambda d: evil_zip(d / "a.zip", "l", stat.S_IFLNK | 0o777, b"/etc/passwd"), "a link", "link"),
+    "pipe in zip": (lambda d: evil_zip(d / "a.zip", "p", stat.S_IFIFO | 0o600), "device or pipe", "link"),
+    "case clash": (lambda d: zipped(d / "a.zip", ("a/B", b"1"), ("A/b", b"2")), "clash", "clash"),
+    "bomb": (lambda d: zipped(d / "a.zip", ("zeros", b"\0" * (20 << 20))), "bomb", "bomb"),
+    "climbing tar": (
+        lambda d: tarred(d / "a.tar", (member("good"), b"1"), (member("../evil"), b"x")),
+        "climbs",
+        "escape",
+    ),
+    "link in tar": (lambda d: tarred(d / "a.tar", (member("l", tarfile.SYMTYPE, "/etc"), b"")), "a link", "link"),
+    "hard link": (lambda d: tarred(d / "a.tar", (member("l", tarfile.LNKTYPE, "../x"), b"")), "a link", "link"),
+    "device": (lambda d: tarred(d / "a.tar", (member("d", tarfile.CHRTYPE), b"")), "device", "link"),
 }
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_archives_are_refused_and_nothing_is_written(kind: str, tmp_path: Path) -> None:
-    make, why = HOSTILE[kind]
-    with pytest.raises(DataError, match=why) as raised:
+    make, why, code = HOSTILE[kind]
+    with pytest.raises(ArchiveRefusedError, match=why) as raised:
         extract(make(tmp_path), tmp_path / "out" / "deep", name="bucket/a.zip")
-    assert "bucket/a.zip" in raised.value.message
+    assert "bucket/a.zip" in raised.value.message and raised.value.where.startswith("bucket/a.zip (")
+    assert raised.value.code == f"archive-{code}" and raised.value.code in CODES
     assert not (tmp_path / "out").exists()
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -445,7 +451,7 @@ def test_a_member_that_is_larger_than_it_says_is_refused(tmp_path: Path) -> None
     lying = content.replace((5000).to_bytes(4, "little"), (50).to_bytes(4, "little"))
     assert lying != content
     path.write_bytes(lying)
-    with pytest.raises(DataError):
+    with pytest.raises(ArchiveRefusedError, match=r"^archive-(bomb|damaged): "):
         extract(path, tmp_path / "out")
     assert sum(file.stat().st_size for file in (tmp_path / "out").rglob("*")) <= 50
 
@@ -463,7 +469,7 @@ def test_a_damaged_archive_is_a_clear_error(suffix: str, tmp_path: Path) -> None
     spoiled[20_000:20_010] = b"0123456789"
     for damaged in (whole[:30_000], bytes(spoiled), b"no archive at all", b""):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match="a." + suffix):
+        with pytest.raises(ArchiveRefusedError, match=f"^archive-damaged: .*a.{suffix}"):
             extract(path, tmp_path / "out")
 
 

@@ -33,6 +33,16 @@ class ArchiveLimits:
     ratio: float = 200.0
 
 
+class ArchiveRefusedError(DataError):
+    """An archive of which nothing is used. code: `archive-escape`, `archive-link`, `archive-clash`, `archive-bomb` or
+    `archive-damaged` (see detloom.data.codes); where: the archive, and the member if it is one."""
+
+    def __init__(self, code: str, message: str, *, where: str, hint: str = "") -> None:
+        super().__init__(f"{code}: {message}", hint=hint or "nothing of it is used; write it again, as zip or tar")
+        self.code = code
+        self.where = where
+
+
 @dataclass(frozen=True, slots=True)
 class _Member:
     name: str
@@ -63,8 +73,8 @@ def extract(
     """Unpack into the folder `dest`; returns the files that were written.
 
     Every member is looked at before the first is written. check: called between chunks; raises to stop. name: what
-    messages call the archive. Raises DataError for an archive that is damaged, encrypted or past the limits, and for
-    members that lead out of the folder, are links or devices, or have names that clash.
+    messages call the archive. Raises ArchiveRefusedError for an archive that is damaged, encrypted or past the limits,
+    and for members that lead out of the folder, are links or devices, or have names that clash.
     """
     label, limits = name or archive.name, limits or ArchiveLimits()
     try:
@@ -73,12 +83,10 @@ def extract(
             return [_written(member, dest, target, label, check) for member, target in chosen]
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         reason = "it is encrypted" if "encrypted" in str(error) or "password" in str(error) else str(error)
-        raise DataError(
-            f"the archive {label} cannot be unpacked: {reason}", hint="write the archive again, as zip or tar"
-        ) from error
+        raise _damaged(label, reason) from error
     except OSError as error:
         if error.filename is None and error.errno is None:  # what bz2 and gzip raise for damaged data
-            raise DataError(f"the archive {label} is damaged: {error}", hint="write the archive again") from error
+            raise _damaged(label, str(error)) from error
         raise DataError(
             f"cannot unpack {label}: {error.strerror or error} ({error.filename or dest})", hint="free space"
         ) from error
@@ -133,25 +141,29 @@ def _tar_file(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _examined(members: Iterator[_Member], packed: int, limits: ArchiveLimits, label: str) -> list[tuple[_Member, str]]:
-    """Files and the safe names they get. Raises DataError for the first thing that is wrong."""
+    """Files and the safe names they get. Raises ArchiveRefusedError for the first thing that is wrong."""
     book, total, chosen = NameBook(), 0, []
     for count, member in enumerate(members, start=1):
         if count > limits.members:
-            raise _refused(label, f"it has more than {limits.members:,} members")
+            raise _refused("archive-bomb", label, f"it has more than {limits.members:,} members")
         if member.kind not in ("file", "folder"):
-            raise _refused(label, f"its member {member.name!r} is {member.kind}")
+            code = "archive-damaged" if member.kind == "encrypted" else "archive-link"
+            raise _refused(code, label, f"its member {member.name!r} is {member.kind}")
         total += member.size
         if total > limits.bytes:
-            raise _refused(label, f"unpacked it has more than {limits.bytes:,} bytes")
+            raise _refused("archive-bomb", label, f"unpacked it has more than {limits.bytes:,} bytes")
         if total > max(_SPARED, packed * limits.ratio):
-            raise _refused(label, f"it grows more than {limits.ratio:.0f}-fold when it is unpacked (a bomb)")
+            many = f"it grows more than {limits.ratio:.0f}-fold when it is unpacked (a bomb)"
+            raise _refused("archive-bomb", label, many)
+        code = "archive-escape"
         try:
             name = safe_name(member.name.rstrip("/")) if member.name.rstrip("/") not in ("", ".") else ""
+            code = "archive-clash"
             if member.kind == "file":
                 book.add(name)
                 chosen.append((member, name))
         except UnsafeNameError as error:
-            raise _refused(label, f"its member {member.name!r} cannot be unpacked: {error}") from None
+            raise _refused(code, label, f"its member {member.name!r} cannot be unpacked: {error}") from None
     return chosen
 
 
@@ -165,15 +177,20 @@ def _written(member: _Member, dest: Path, name: str, label: str, check: Callable
             check()
             left -= len(chunk)
             if left < 0:
-                raise _refused(label, f"its member {member.name!r} is larger than it says")
+                raise _refused("archive-bomb", label, f"its member {member.name!r} is larger than it says")
             file.write(chunk)
     if left > 0:
-        raise _refused(label, f"its member {member.name!r} ends {left:,} bytes too early")
+        raise _refused("archive-damaged", label, f"its member {member.name!r} ends {left:,} bytes too early")
     return path
 
 
-def _refused(label: str, reason: str) -> DataError:
-    return DataError(f"the archive {label} was refused: {reason}", hint="nothing of it is used; write it again")
+def _refused(code: str, label: str, reason: str) -> ArchiveRefusedError:
+    return ArchiveRefusedError(code, f"the archive {label} was refused: {reason}", where=f"{label} ({reason})")
+
+
+def _damaged(label: str, reason: str) -> ArchiveRefusedError:
+    message = f"the archive {label} cannot be unpacked: {reason}"
+    return ArchiveRefusedError("archive-damaged", message, where=f"{label} ({reason})")
 
 
 def unwrapped(folder: Path) -> Path:

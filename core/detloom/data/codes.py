@@ -22,6 +22,8 @@ class Code:
 
 _LEFT_OUT = "repair the data; with this code in data.allow what it names is left out"
 
+_AGAIN = "nothing of it is used; write the archive again"
+
 
 def _file(message: str, remedy: str) -> Code:
     """Something that stands for many images."""
@@ -75,6 +77,12 @@ CODES: dict[str, Code] = {
     "video-without-frames": _file(
         "the frames of a video are not there", "export the data with images, or put them into images/"
     ),
+    # Errors of archives: nothing of them is used.
+    "archive-escape": _file("a member of an archive leads out of it, or has a name that no file can have", _AGAIN),
+    "archive-link": _file("a member of an archive is a link, a device or a pipe", _AGAIN),
+    "archive-clash": _file("members of an archive have names that are one file on some disks", _AGAIN),
+    "archive-bomb": _file("an archive unpacks to more than is sane", _AGAIN),
+    "archive-damaged": _file("an archive is damaged or encrypted", _AGAIN),
     # Errors of single images.
     "missing-image": _image(
         "the image file was not found",
@@ -230,13 +238,17 @@ CODES: dict[str, Code] = {
     "areas-lost": Code("info", "a written area cannot be written again", "it will be measured"),
     "ids-lost": Code("info", "an id of an image or object cannot be written", "counted anew"),
     "class-ids-lost": Code("info", "a class id cannot be written", "counted anew"),
-    "classes-lost": Code("warning", "a class without objects cannot be written"),
     "split-renamed": Code("info", "the data are not split", "written as train"),
     "files-renamed": Code("info", "an image file had to be called otherwise", "two had one name in this format"),
 }
 
 NEVER_ALLOWED = frozenset(
     {
+        "archive-bomb",
+        "archive-clash",
+        "archive-damaged",
+        "archive-escape",
+        "archive-link",
         "duplicate-class-id",
         "duplicate-class-name",
         "no-classes",

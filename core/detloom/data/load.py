@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detloom.archives import ArchiveRefusedError
 from detloom.data.before import Before, located
 from detloom.data.dividing import Recorded, SplitRules, read_recorded
 from detloom.data.facts import Progress
 from detloom.data.fetch import Fetched, fetch_trees
-from detloom.data.findings import DataRefusedError, Mark, refused, useless_codes
+from detloom.data.findings import DataRefusedError, Mark, found, refused, useless_codes
 from detloom.data.inspect import Inspection, inspect_dataset
 from detloom.data.manifest import SourceUse, part_names, whole_identity, whole_name
 from detloom.data.merging import ClassRules, Part, merged
@@ -108,7 +109,10 @@ def check(
 ) -> CheckReport:
     """Everything that can be said of the data. marks: gets every single place of every finding. Raises DataError only
     when there are none."""
-    name, dataset, findings = _read(config, host, progress, for_training, marks=marks)
+    try:
+        name, dataset, findings = _read(config, host, progress, for_training, marks=marks)
+    except ArchiveRefusedError as fault:
+        return CheckReport("data", None, (found(fault.code, fault.where),), None, tuple(config.config.data.allow))
     inspection = None if dataset is None else inspect_dataset(dataset, host)
     return CheckReport(name, dataset, findings, inspection, tuple(config.config.data.allow))
 

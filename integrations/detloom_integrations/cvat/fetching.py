@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from detloom.archives import ArchiveRefusedError
 from detloom.errors import DataError, DetloomError, UnreachableError
 from detloom.transfer import ArchiveLimits, Deadline, Meter, TimedOutError, extract, remove_tree
 from detloom_integrations.cvat.exporting import (
@@ -135,7 +136,7 @@ class Fetcher:
             try:
                 extract(archive, place, limits=limits, check=deadline.check, name=f"of {wanted.label}")
                 break
-            except DataError as fault:
+            except ArchiveRefusedError as fault:
                 if not (again and isinstance(fault.__cause__, _DAMAGE)):
                     raise _blamed(fault, self._server) from None
                 log.warning(
@@ -172,8 +173,11 @@ def splits(jobs: Sequence[JobPart]) -> bool:
     return len(ordered) > 1 and all(a.last < b.first for a, b in itertools.pairwise(ordered))
 
 
-def _blamed(fault: DataError, server: Server) -> DataError:
-    return DataError(
-        f"CVAT at {server.access.address} sent an archive that cannot be used: {fault.message}",
+def _blamed(fault: ArchiveRefusedError, server: Server) -> ArchiveRefusedError:
+    reason = fault.message.removeprefix(f"{fault.code}: ")
+    return ArchiveRefusedError(
+        fault.code,
+        f"CVAT at {server.access.address} sent an archive that cannot be used: {reason}",
+        where=f"CVAT at {server.access.address}: {fault.where}",
         hint="export it again in CVAT, or ask its administrator: nothing of it was used",
     )

@@ -30,5 +30,5 @@ def _build(settings: Any) -> Source:
 @hookimpl
 def detloom_sources() -> Iterable[SourceSpec]:
     return [
-        SourceSpec(name="local", summary="a folder or a json file on this machine", settings=_settings, build=_build)
+        SourceSpec(name="local", summary="a folder, an annotation file or an archive on this machine", settings=_settings, build=_build)
     ]

@@ -1,22 +1,30 @@
-"""A folder on this machine: nothing is copied, nothing is changed."""
+"""A folder on this machine: nothing is copied, nothing is changed. An archive is unpacked into the cache."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detloom.archives import ArchiveLimits, archive_stem, extract, is_archive, remove_tree, unwrapped
 from detloom.data.records import DataTree, SourcePlan
 from detloom.errors import DataError
+from detloom.transfer import Deadline, cached_folder
 
 if TYPE_CHECKING:
     from detloom.specs import FetchContext
     from detloom_schemas.config import LocalDataSource
 
-_SHAPE = "a folder with train/ valid/ test/ or another layout that is known, or one json, data.yaml, xml or csv file"
+_SHAPE = (
+    "a folder with train/ valid/ test/ or another layout that is known, one json, data.yaml, xml or csv file, or an "
+    "archive (zip, tar) of such a folder"
+)
 _FILES = (".json", ".yaml", ".yml", ".xml", ".csv")
+_UNPACKED = "data"
 
 
 class LocalSource:
@@ -25,7 +33,12 @@ class LocalSource:
 
     def plan(self) -> SourcePlan:
         """Names, sizes and times of the files make the revision; no file is opened."""
-        tree = self._tree()
+        archive = self._archive()
+        if archive is not None:
+            state = archive.stat()
+            revision = hashlib.sha256(f"{state.st_size}\x1f{state.st_mtime_ns}".encode()).hexdigest()[:16]
+            return SourcePlan(str(archive), revision, None, state.st_size)
+        tree = self._tree(self._place())
         digest, files, total = hashlib.sha256(), 0, 0
         for folder in dict.fromkeys((tree.root, *tree.images)):
             for path, state in _walk(folder):
@@ -34,11 +47,30 @@ class LocalSource:
         return SourcePlan(str(tree.root), digest.hexdigest()[:16], files, total)
 
     def fetch(self, plan: SourcePlan, dest: Path, context: FetchContext) -> DataTree:
-        """The data stay where they are: `dest` is not used."""
-        return self._tree()
+        """The data stay where they are, and `dest` is not used; but for an archive, which is unpacked there. Raises
+        ArchiveRefusedError for one that must not be."""
+        archive = self._archive()
+        if archive is None:
+            return self._tree(self._place())
+        deadline = Deadline.of(context)
 
-    def _tree(self) -> DataTree:
-        """Raises DataError that names what was looked for."""
+        def fill(folder: Path) -> None:
+            remove_tree(folder / _UNPACKED)
+            limits = ArchiveLimits(bytes=shutil.disk_usage(folder).free)
+            extract(archive, folder / _UNPACKED, limits=limits, check=deadline.check)
+
+        root = unwrapped(cached_folder(dest, fill, deadline=deadline) / _UNPACKED)
+        return replace(self._tree(root), name=archive_stem(archive.name))
+
+    def _archive(self) -> Path | None:
+        place = Path(self._settings.path).expanduser()
+        return place.absolute() if is_archive(place.name) and place.is_file() else None
+
+    def _place(self) -> Path:
+        return Path(self._settings.path or ".").expanduser()
+
+    def _tree(self, place: Path) -> DataTree:
+        """place: folder or file. Raises DataError that names what was looked for."""
         named = {
             split: name
             for split, name in (
@@ -50,7 +82,6 @@ class LocalSource:
         }
         if not self._settings.path and not named:
             raise DataError("no data were given", hint=f"name {_SHAPE}: `detloom train DATA`, or data.local.path")
-        place = Path(self._settings.path or ".").expanduser()
         if not place.exists():
             raise DataError(f"{place} does not exist", hint=f"expected {_SHAPE}")
         if place.is_file():
