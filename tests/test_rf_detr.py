@@ -11,7 +11,8 @@ from torch import Tensor
 
 from detloom.boxes import to_cxcywh
 from detloom.detector import Targets
-from detloom.errors import ConfigError
+from detloom.errors import ConfigError, PluginError
+from detloom.model import input_size
 from detloom.specs import ModelSpec
 from detloom_plugins.models.rf_detr.detector import RfDetrDetector
 from detloom_plugins.models.rf_detr.network import configuration
@@ -205,3 +206,46 @@ def test_sizes_are_multiples_of_patches_and_windows() -> None:
     for spec in HOST.specs(ModelSpec):
         if spec.family == "rf_detr":
             assert int(str(spec.recipe["training.resolution"])) % spec.size_divisor == 0
+
+
+def test_a_number_that_does_not_fit_becomes_the_nearest_and_a_pair_is_refused() -> None:
+    base, yolox = HOST.get(ModelSpec, "rf_detr-base"), HOST.get(ModelSpec, "yolox-s")
+    assert input_size(640, base) == (616, 616) and input_size(650, base) == (672, 672)
+    assert input_size((560, 1008), base) == (560, 1008)
+    with pytest.raises(ConfigError, match="the nearest is 616x1008"):
+        input_size((640, 1008), base)
+    with pytest.raises(ConfigError, match="the nearest is 640x640"):
+        input_size(650, yolox)
+
+
+def test_multi_scale_training_below_the_smallest_size_ends_with_a_sentence() -> None:
+    detector = build(FAMILY).train()
+    with pytest.raises(ConfigError, match="4 patches of 8 pixels, fewer than the 20 queries"):
+        detector(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("nano", "rf_detr-nano"),
+        ("small", "rf_detr-small"),
+        ("medium", "rf_detr-medium"),
+        ("base", "rf_detr-base"),
+        ("large", "rf_detr-large"),
+        ("segpreview", "rf_detr-seg-preview"),
+        ("seg-preview", "rf_detr-seg-preview"),
+        ("seg-nano", "rf_detr-seg-nano"),
+    ],
+)
+def test_a_size_alone_names_a_model(alias: str, name: str) -> None:
+    assert HOST.get(ModelSpec, alias) is HOST.get(ModelSpec, name)
+
+
+@pytest.mark.parametrize("name", ["rf_detr-xl", "rf_detr-2xl", "rf_detr-seg-xlarge", "xlarge", "seg-2xl", "xxlarge"])
+def test_the_sizes_under_another_licence_are_refused_by_name(name: str) -> None:
+    with pytest.raises(PluginError, match="Platform Model License") as raised:
+        HOST.get(ModelSpec, name)
+    assert name in raised.value.message and "rf_detr-large" in str(raised.value.hint)

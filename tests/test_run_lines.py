@@ -88,25 +88,47 @@ def test_tensorboard_is_written_and_clearml_is_not_asked(place: Place) -> None:
     assert values["experiment.logging.loggers"] == ["console", "jsonl", "tensorboard"]
 
 
-@pytest.mark.parametrize(("line", "size"), [(CVAT, "large"), (EVERYTHING, "base")])
-def test_a_size_of_another_family_is_refused_before_cvat_is_asked(place: Place, line: str, size: str) -> None:
-    before = place.files()
+def test_a_size_alone_means_rf_detr(place: Place) -> None:
+    answer = shown(place, "--dataset-dir ./data/my-dataset --model-type segpreview")
+    assert answer["values"]["model.type"] == "rf_detr-seg-preview"
+    assert answer["origins"]["model.type"] == "command line --model-type"
+    assert answer["values"]["training.lr"] == 1e-4 and answer["values"]["loss.box_weight"] == 2.0
+
+
+@pytest.mark.parametrize(("line", "model"), [(CVAT, "rf_detr-large"), (EVERYTHING, "rf_detr-base")])
+def test_the_lines_of_cvat_get_as_far_as_its_server(place: Place, line: str, model: str) -> None:
     finished = place.run(*typed(line), script=RUN_TRAINING)
     assert finished.code == 2, finished
-    assert "1 mistake in the configuration" in finished.err
-    assert f"'{size}' is a size without a family" in finished.err and "yolox-nano" in finished.err
-    assert "Traceback" not in finished.err
+    assert finished.err.startswith("error: no CVAT server was named")
+    values = shown(place, line)["values"]
+    assert (values["data.source"], values["model.type"]) == ("cvat", model)
+
+
+@pytest.mark.parametrize(("flag", "size"), [("--model-type", "xlarge"), ("--model", "rf_detr-2xl")])
+def test_sizes_under_another_licence_are_refused_with_the_reason(place: Place, flag: str, size: str) -> None:
+    before = place.files()
+    finished = place.run(*typed(f"--dataset-dir ./data/my-dataset {flag} {size}"), script=RUN_TRAINING)
+    assert finished.code == 2, finished
+    assert f"model.type ({flag}): {size} cannot be had" in finished.err and "Platform Model License" in finished.err
+    assert "rf_detr-large" in finished.err and "Traceback" not in finished.err
+    assert place.files() == before
+
+
+def test_a_size_of_no_family_is_refused_before_cvat_is_asked(place: Place) -> None:
+    before = place.files()
+    finished = place.run(*typed(CVAT.replace("large", "huge")), script=RUN_TRAINING)
+    assert finished.code == 2, finished
+    assert "'huge' is a size without a family" in finished.err and "yolox-nano" in finished.err
     assert place.files() == before
 
 
 def test_the_longest_line_means_what_it_says_where_its_source_is_a_folder(place: Place) -> None:
-    """All that does not wait for RF-DETR: the same flags, with data in a folder and a model that is here."""
-    line = EVERYTHING.replace("--cvat-task-ids 100", "--dataset-dir ./data/my-dataset").replace("base", "yolox-s")
+    line = EVERYTHING.replace("--cvat-task-ids 100", "--dataset-dir ./data/my-dataset")
     values = shown(place, line)["values"]
     assert values["experiment.project"] == "ObjectDetection"
     assert values["experiment.name"] == "experiment-v1"
     assert values["experiment.tags"] == ["production", "v1.0"]
-    assert (values["model.type"], values["training.epochs"], values["training.batch_size"]) == ("yolox-s", 200, 4)
+    assert (values["model.type"], values["training.epochs"], values["training.batch_size"]) == ("rf_detr-base", 200, 4)
     assert (values["training.lr"], values["training.resolution"]) == (0.0001, 640)
     assert (values["training.early_stopping"], values["training.early_stopping_patience"]) == (True, 20)
     assert values["export.format"] == ["onnx"]
@@ -147,7 +169,7 @@ def test_uv_runs_the_script_too(place: Place) -> None:
     )
     finished = ended(process)
     assert finished.code == 2, finished
-    assert "'large' is a size without a family" in finished.err
+    assert "CVAT" in finished.err and "model.type" not in finished.err
 
 
 def test_the_line_of_the_contract_fine_tunes_published_weights(place: Place, data_dir: Path) -> None:

@@ -49,8 +49,10 @@ class TrainedModel:
 
 def input_size(resolution: int | tuple[int, int], spec: ModelSpec) -> tuple[int, int]:
     """(height, width) of the network input. Raises ConfigError when the family cannot take it."""
-    size = (resolution, resolution) if isinstance(resolution, int) else resolution
     step = spec.size_divisor
+    if isinstance(resolution, int) and spec.rounds_resolution:
+        resolution = max(round(resolution / step), 1) * step
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution
     if any(side % step for side in size):
         nearest = "x".join(str(max(round(side / step), 1) * step) for side in size)
         raise ConfigError(

@@ -98,8 +98,9 @@ class ModelSpec(Spec):
     recipe: dotted configuration keys and the values that this family trains well with (used wherever the user
     wrote nothing or `auto`). weights: official files, the first is the default; empty when there are none.
     loss_roles: the roles this family takes, each with the loss that its recipe means.
-    size_divisor: height and width of the network input must be multiples of it. fp16: it can be trained in 16-bit
-    floats; false for families that are known to overflow in them. aliases: other names for it, where no model is
+    size_divisor: height and width of the network input must be multiples of it. rounds_resolution: one number that is
+    none means the nearest (for divisors that nobody knows by heart); a pair must always fit. fp16: it can be trained in
+    16-bit floats; false for families that are known to overflow in them. aliases: other names for it, where no model is
     called so. refused: names that people ask this family for and cannot have, with a sentence why.
     """
 
@@ -113,6 +114,7 @@ class ModelSpec(Spec):
     weights: tuple[WeightsFile, ...] = ()
     loss_roles: Mapping[LossRole, str] = field(default_factory=dict)
     size_divisor: int = 32
+    rounds_resolution: bool = False
     masks: bool = False
     prompts: bool = False
     fp16: bool = True

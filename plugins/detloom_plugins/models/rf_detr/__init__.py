@@ -112,6 +112,7 @@ def detloom_models() -> Iterable[ModelSpec]:
             weights=_weights(variant),
             loss_roles={"classification": "ia_bce", "box": "giou"},
             size_divisor=variant.divisor,
+            rounds_resolution=True,
             masks=variant.masks,
             aliases=variant.aliases,
             refused={name: refusal(name) for name in REFUSED},

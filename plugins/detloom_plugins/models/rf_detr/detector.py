@@ -54,6 +54,9 @@ class RfDetrDetector(DetrDetector):
         return detection_part(self.network)
 
     def run(self, pixels: Tensor, truth: Truth | None) -> Outputs:
+        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+        if self.training:  # multi-scale training comes with sizes of its own
+            refuse_small(self.variant, self.queries, size)
         found = self.detection.model(pixels)
         logits, boxes = self.detection.predict_class_and_boxes(
             found.intermediate_hidden_states, found.intermediate_reference_points
@@ -70,7 +73,7 @@ class RfDetrDetector(DetrDetector):
             scale=1 / groups,
         )
         outputs = Outputs(logits[-1, :, : self.queries], boxes[-1, :, : self.queries], extra={"stacks": [stack]})
-        self.add_masks(outputs, found, (int(pixels.shape[-2]), int(pixels.shape[-1])))
+        self.add_masks(outputs, found, size)
         return outputs
 
     def add_masks(self, outputs: Outputs, found: Any, size: tuple[int, int]) -> None:
