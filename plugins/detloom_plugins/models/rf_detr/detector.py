@@ -177,7 +177,7 @@ class RfDetrSegmenter(RfDetrDetector):
 
 def _by_group(values: Tensor, groups: int) -> Tensor:
     """[L, B, groups * Q, D] to [L * groups, B, Q, D]: every group is a layer of its own."""
-    return values.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return torch.unflatten(values, 2, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _no_masks(name: str) -> Mistake:

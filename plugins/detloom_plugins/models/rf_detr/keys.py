@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from detloom_plugins.models._detr.keys import Renames, renamed
@@ -110,7 +111,7 @@ def _refitted(name: str, tensor: Tensor, own: Tensor, groups: tuple[int, int]) -
         side, wanted = math.isqrt(tensor.shape[1] - 1), math.isqrt(own.shape[1] - 1)
         return resampled(tensor, wanted, wanted) if side * side == tensor.shape[1] - 1 else tensor
     if name.endswith(_QUERIES) and len(tensor) % groups[0] == 0:
-        rows = tensor.unflatten(0, (groups[0], -1))
+        rows = torch.unflatten(tensor, 0, (groups[0], -1))
         queries = len(own) // groups[1]
         if groups[0] >= groups[1] and rows.shape[1] >= queries:
             return rows[: groups[1], :queries].flatten(0, 1)

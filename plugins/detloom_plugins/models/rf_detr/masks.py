@@ -52,7 +52,7 @@ class MaskWeights:
 
 def mask_logits(queries: Tensor, features: Tensor, bias: Tensor) -> Tensor:
     """queries: [B, N, D]; features: [B, D, h, w]. Returns [B, N, h, w]."""
-    return (queries @ features.flatten(2)).unflatten(2, features.shape[2:]) + bias
+    return torch.unflatten(queries @ features.flatten(2), 2, features.shape[2:]) + bias
 
 
 def at_points(images: Tensor, points: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def mask_costs(layers: MaskLayers, masks: Tensor, groups: int, weights: MaskWeig
         logits = queries.float() @ at_points(features, points) + layers.bias.float() * inside
         cost = weights.mask_cost * _pairwise_cross_entropy(logits, truth)
         cost = cost + weights.dice_cost * _pairwise_dice(logits.sigmoid(), truth)
-        costs.append(torch.where(there, cost, 0.0).unflatten(1, (groups, -1)).transpose(0, 1))
+        costs.append(torch.unflatten(torch.where(there, cost, 0.0), 1, (groups, -1)).transpose(0, 1))
     return torch.cat(costs)
 
 
@@ -123,8 +123,8 @@ class MatchedMasks:
 def grouped(query: Tensor, matched: Tensor, groups: int, queries: int) -> MatchedMasks:
     """Pairs of layers and groups, both [layers * groups, B, G], as pairs of layers with the queries of all groups."""
     shift = torch.arange(groups, device=query.device) * queries
-    query = query.unflatten(0, (-1, groups)) + shift[:, None, None]
-    matched = matched.unflatten(0, (-1, groups))
+    query = torch.unflatten(query, 0, (-1, groups)) + shift[:, None, None]
+    matched = torch.unflatten(matched, 0, (-1, groups))
     return MatchedMasks(query.transpose(1, 2).flatten(2), matched.transpose(1, 2).flatten(2))
 
 
@@ -144,7 +144,7 @@ def mask_terms(
         if sampled:
             points = uncertain_points(logits, weights.points(height, width))
         truth = truth_at_points(
-            masks.unsqueeze(1).expand(-1, groups, -1, -1, -1), points.unflatten(1, (groups, -1))
+            masks.unsqueeze(1).expand(-1, groups, -1, -1, -1), torch.unflatten(points, 1, (groups, -1))
         ).flatten(1, 2)
         counted = pairs.matched[number] & there
         # Rows of nothing keep values that are finite: what is cut off must not come back as NaN in the gradient.
