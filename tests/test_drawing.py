@@ -102,6 +102,38 @@ def test_a_mask_is_tinted_and_the_rest_left_alone() -> None:
     assert (drawn[200, 200] == 128).all()
 
 
+def test_touching_masks_of_one_class_are_told_apart_by_a_line() -> None:
+    halves = np.zeros((2, 240, 320), dtype=np.uint8)
+    halves[0, 50:100, 50:100] = halves[1, 50:100, 100:150] = 1
+    rles = tuple(coco_mask.encode(np.asfortranarray(half)) for half in halves)
+    found = Detections(np.zeros((2, 4), np.float32), np.array([0.9, 0.8], np.float32), np.array([1, 1]), rles)
+    drawn = drawing.draw_detections(gray(), found, ["a", "b"]).astype(int)
+    colour = np.array(drawing.class_colour(1))
+    assert np.abs(drawn[75, [99, 100]] - colour).max() <= 40
+    assert np.abs(drawn[75, [75, 125]] - colour).max() > 40
+
+
+def test_many_small_masks_are_not_hidden_by_their_names() -> None:
+    """A hundred objects smaller than their text, and one that is larger."""
+    boxes = [(10 + 20 * (n % 10), 10 + 20 * (n // 10), 22 + 20 * (n % 10), 22 + 20 * (n // 10)) for n in range(100)]
+    boxes.append((215, 60, 318, 200))
+    masks = np.zeros((101, 240, 320), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
+        mask[top:bottom, left:right] = 1
+    rles = tuple(coco_mask.encode(np.asfortranarray(mask)) for mask in masks)
+    scores = np.linspace(0.9, 0.4, 101).astype(np.float32)
+    labels = np.zeros(101, dtype=np.int64)
+    named = Detections(np.array(boxes, np.float32), scores, labels, rles)
+    drawn = drawing.draw_detections(gray(), named, ["cell"])
+    without = drawing.draw_objects(gray(), named.boxes, labels, [""] * 101, rles)
+    changed = (drawn != without).any(axis=2)
+    assert not changed[:, :200].any(), "no name lies on the small ones"
+    assert changed[30:62, 200:].any(), "the large one has its name"
+    plain = Detections(named.boxes, scores, labels)
+    crowded = drawing.draw_detections(gray(), plain, ["cell"])
+    assert (crowded != drawing.draw_objects(gray(), plain.boxes, labels, [""] * 101)).any(axis=2)[:, :200].any()
+
+
 def test_a_mask_of_another_size_is_refused() -> None:
     rle = coco_mask.encode(np.zeros((10, 10), dtype=np.uint8, order="F"))
     found = Detections(np.array([[1, 1, 5, 5]], np.float32), np.array([0.9], np.float32), np.array([0]), (rle,))

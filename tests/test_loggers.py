@@ -303,6 +303,16 @@ def test_an_epoch_is_one_line_with_everything_in_it(tmp_path: Path) -> None:
     assert "ETA" not in last
 
 
+def test_a_model_of_masks_is_followed_by_its_masks(tmp_path: Path) -> None:
+    out = io.StringIO()
+    logger = ConsoleLogger(context(tmp_path, steps=100, epochs=10), out)
+    for number, (boxes, masks) in enumerate(((0.5, 0.3), (0.6, 0.2))):
+        logger.scalars({**epoch(boxes, 0.8), "val/segm_AP": masks, "val/segm_AP50": 0.7}, 10 * (number + 1), number)
+    first, second = out.getvalue().splitlines()
+    assert "boxes AP 0.500 AP50 0.800, masks" in first and "AP 0.300" in first and "best so far" in first
+    assert "AP 0.200 (-0.100)" in second and "best 0.300 (epoch 1)" in second
+
+
 def test_an_epoch_without_validation_is_a_line_too(tmp_path: Path) -> None:
     out = io.StringIO()
     ConsoleLogger(context(tmp_path), out).scalars({"train/loss": 2.0, "epoch/time_s": 1.0}, 10, 0)
