@@ -1,6 +1,6 @@
 """CPU time until a model stands in memory, as multiples of `import torch`.
 
-The library alone is what transformers needs to build the same network with random weights; the rest of ours is the host,
+The library alone is what transformers needs to build the same network; the rest of ours is the host,
 the configuration's schemas and our start values.
 
     python benchmarks/model_start.py [--rounds 5]

@@ -17,6 +17,7 @@ from common import ROOT, record
 sys.path.insert(0, str(ROOT / "tests"))
 
 import torch
+from loop_overhead import bare, ours
 
 from detloom.config import mapping_layer, resolve
 from detloom.data.batch import Batch
@@ -24,7 +25,6 @@ from detloom.detector import Detector
 from detloom.host import PluginHost, discover
 from detloom.model import build_detector, build_losses
 from detloom.specs import ModelSpec
-from loop_overhead import bare, ours
 from tiny import make_batch
 
 CASES = {"yolox-nano": (416, 4, 8), "rt_detr-r18": (320, 2, 4), "d_fine-n": (320, 2, 4), "rf_detr-nano": (320, 2, 2)}
