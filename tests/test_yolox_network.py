@@ -15,7 +15,7 @@ from detloom.detector import Outputs, Targets
 from detloom.specs import ModelContext, ModelSpec
 from detloom.weights import read_weights
 from detloom_plugins.models import yolox
-from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+from detloom_plugins.models._coco_names import COCO_NAMES
 from detloom_plugins.models.yolox.detector import YoloxDetector
 from detloom_plugins.models.yolox.settings import YoloxSettings
 from yolox_tools import VARIANTS, build

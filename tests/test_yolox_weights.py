@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detloom.errors import WeightsError
 from detloom.weights import read_weights
-from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+from detloom_plugins.models._coco_names import COCO_NAMES
 from yolox_tools import build
 
 PRIOR_LOGIT = -4.59511985

@@ -11,7 +11,7 @@ from detloom.detector import Targets
 from detloom.specs import ModelContext
 from detloom_plugins.losses import bce, iou
 from detloom_plugins.models import yolox
-from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+from detloom_plugins.models._coco_names import COCO_NAMES
 from detloom_plugins.models.yolox.detector import YoloxDetector
 from detloom_plugins.models.yolox.settings import YoloxSettings
 from detloom_schemas.base import Settings

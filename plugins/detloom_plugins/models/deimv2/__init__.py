@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from detloom.hookspecs import hookimpl
 from detloom.specs import ModelContext, ModelSpec, WeightsFile
-from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+from detloom_plugins.models._coco_names import COCO_NAMES
 
 from .variants import VARIANTS, Variant, VisionTransformer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+from detloom_plugins.models._coco_names import COCO_NAMES
 
 _GAPS = frozenset({0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 """Of 0 to 90, the numbers that no category of COCO 2017 has; 0 stands for none."""

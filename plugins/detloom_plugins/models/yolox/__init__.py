@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from detloom.hookspecs import hookimpl
 from detloom.specs import ModelContext, ModelSpec, WeightsFile
-
-from .coco_names import COCO_NAMES
+from detloom_plugins.models._coco_names import COCO_NAMES
 
 if TYPE_CHECKING:
     from .detector import YoloxDetector
