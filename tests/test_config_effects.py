@@ -28,7 +28,7 @@ from detloom.host import PluginHost
 from detloom.model import build_detector
 from detloom.specs import ModelSpec
 from detloom.train import session as session_module
-from detloom_plugins.models.yolox.coco_names import COCO_NAMES
+from detloom_plugins.models._coco_names import COCO_NAMES
 from families import detr_leaves
 from run_tools import Seen, configured, lab_host, observe
 
@@ -55,6 +55,7 @@ YOLOX: Values = {
     "training.epochs": 1,
     "training.max_steps": 2,
     "training.batch_size": 4,
+    "training.multi_scale": False,
     "augmentation.transforms": [],
 }
 FILES: Values = {"data.local.path": "{files}", "data.local.train": "a.json", "data.local.val": "b.json"}
@@ -77,6 +78,7 @@ CONTEXTS: dict[str, Values] = {
     "layer-wise": {"training.use_llrd": True},
     "averaging": {"training.use_swa": True, "training.swa_start": 0.5},
     "slow weights": {"training.use_lookahead": True},
+    "several sizes": {"training.multi_scale": True},
     "frozen": {"model.freeze": ["stem"]},
     "adapted": {"model.lora.rank": 2, "training.lr": 0.1},
     "overflowing": {"model.type": "lab-hot", "training.precision": "fp16"},
@@ -171,7 +173,9 @@ ROWS = [
     Row("training.lookahead_steps", 2, TRAINED, "slow weights"),
     Row("training.lookahead_alpha", 0.9, TRAINED, "slow weights"),
     Row("training.unfreeze", {"1": ["stem"]}, TRAINED, "frozen"),
-    Row("training.multi_scale", [0.5, 1.5], ("trained", "notes")),
+    Row("training.multi_scale", True, ("trained", "notes")),
+    Row("training.scale_min", 32, ("trained", "notes"), "several sizes"),
+    Row("training.scale_max", 112, ("trained", "notes"), "several sizes"),
     Row("training.gradient_checkpointing", True, ("record",), keeps=("trained", "best")),
     Row("training.precision", "bf16", ("trained", "record")),
     Row("training.force_fp16", True, ("error", "place"), "overflowing"),
@@ -271,7 +275,6 @@ ROWS = [
     Row("export.format", ["onnx"], ("exports", "files"), keeps=("trained", "best")),
     Row("export.half", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
     Row("export.simplify", True, ("exports",), "onnx", keeps=("trained", "best")),
-    Row("export.postprocess", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
     Row("export.postprocess", True, ("exports", "files"), "onnx", keeps=("trained", "best")),
     Row("export.tolerance", 1.0, ("error", "files"), "spoiled", keeps=("trained", "best")),
     Row("export.gate_images", 1, ("exports",), "onnx", keeps=("trained", "best")),
