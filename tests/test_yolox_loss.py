@@ -12,8 +12,8 @@ import torch
 from detloom.detector import LossTerms, Outputs, Targets
 from detloom.errors import PluginError
 from detloom.weights import read_weights
-from detloom_plugins.models.yolox import assign
 from detloom_plugins.models._coco_names import COCO_NAMES
+from detloom_plugins.models.yolox import assign
 from detloom_plugins.models.yolox.grid import make_grid
 from detloom_plugins.models.yolox.settings import YoloxSettings
 from yolox_tools import build, targets_from_labels

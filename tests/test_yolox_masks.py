@@ -18,8 +18,8 @@ from detloom.specs import ExportRequest, ModelContext, ModelSpec
 from detloom_plugins.exporters.onnx.settings import OnnxSettings
 from detloom_plugins.exporters.onnx.writer import OnnxExporter
 from detloom_plugins.models import yolox
-from detloom_plugins.models.yolox import segment
 from detloom_plugins.models._coco_names import COCO_NAMES
+from detloom_plugins.models.yolox import segment
 from detloom_plugins.models.yolox.detector import YoloxDetector
 from detloom_plugins.models.yolox.segment import YoloxSegDetector
 from detloom_plugins.models.yolox.settings import YoloxSegSettings
