@@ -45,6 +45,7 @@ LEGAL: dict[str, tuple[str, Any]] = {
     "training.use_llrd": ("yes", True),
     "training.llrd_decay": ("0.75", 0.75),
     "training.head_lr_multiplier": ("2", 2.0),
+    "training.backbone_lr_multiplier": ("0.5", 0.5),
     "training.scheduler": ("multistep", "multistep"),
     "training.warmup_epochs": ("0.5", 0.5),
     "training.warmup_steps": ("1", 1),

@@ -154,6 +154,7 @@ ROWS = [
     Row("training.use_llrd", True, TRAINED),
     Row("training.llrd_decay", 0.3, TRAINED, "layer-wise"),
     Row("training.head_lr_multiplier", 10.0, TRAINED),
+    Row("training.backbone_lr_multiplier", 0.1, TRAINED),
     Row("training.scheduler", "constant", (*TRAINED, "metrics")),
     Row("training.warmup_epochs", 0.0, TRAINED, "long"),
     Row("training.warmup_steps", 1, TRAINED, "long"),

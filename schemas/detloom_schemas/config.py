@@ -58,6 +58,9 @@ class TrainingConfig(Settings):
         0.9
     )
     head_lr_multiplier: Annotated[float, Field(gt=0, description="learning rate of the head relative to `lr`")] = 1.0
+    backbone_lr_multiplier: Annotated[
+        float, Field(gt=0, description="learning rate of the backbone relative to `lr`, on top of layer-wise decay")
+    ] = 1.0
     scheduler: Annotated[
         Literal["cosine", "multistep", "exponential", "step", "constant"],
         Field(description="learning rate after the warm-up, updated at each step"),

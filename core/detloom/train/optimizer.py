@@ -25,12 +25,13 @@ _NORMS_AND_EMBEDDINGS = (
 @dataclass(frozen=True, slots=True)
 class Rates:
     """lr: of the deepest body group. llrd_decay: factor from one depth to the one before (1: none).
-    head_multiplier: of groups marked as head, on top of `lr`."""
+    head_multiplier, backbone_multiplier: of groups marked so, on top of that."""
 
     lr: float
     weight_decay: float = 1e-4
     llrd_decay: float = 1.0
     head_multiplier: float = 1.0
+    backbone_multiplier: float = 1.0
 
 
 def undecayed_parameters(model: nn.Module) -> set[int]:
@@ -58,6 +59,7 @@ def parameter_groups(detector: Detector, rates: Rates, trained: Set[int] | None 
     for group in groups:
         lr = rates.lr * rates.llrd_decay ** (deepest - group.depth)
         lr *= rates.head_multiplier if group.is_head else 1.0
+        lr *= rates.backbone_multiplier if group.is_backbone else 1.0
         for module in group.modules:
             for parameter in module.parameters():
                 if id(parameter) in seen:
@@ -104,6 +106,7 @@ def build_optimizer(
         config.weight_decay,
         config.llrd_decay if config.use_llrd else 1.0,
         config.head_lr_multiplier,
+        config.backbone_lr_multiplier,
     )
     groups = parameter_groups(detector, rates, trained)
     fused = _fused(detector)
