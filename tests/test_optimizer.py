@@ -28,6 +28,15 @@ def test_layer_wise_rates_follow_the_formula_and_the_head_is_ten_times_faster() 
     assert rate_of(optimizer, detector.head.weight) == pytest.approx(1e-2)
 
 
+def test_the_backbone_learns_slower_on_top_of_layer_wise_decay() -> None:
+    detector = TinyDetector(["a"])
+    values = TrainingConfig(lr=1e-3, use_llrd=True, llrd_decay=0.5, backbone_lr_multiplier=0.1)
+    optimizer = build_optimizer(detector, values)
+    assert rate_of(optimizer, detector.stem[0].weight) == pytest.approx(1e-3 * 0.25 * 0.1)
+    assert rate_of(optimizer, detector.body[0].weight) == pytest.approx(1e-3 * 0.5)
+    assert rate_of(optimizer, detector.head.weight) == pytest.approx(1e-3)
+
+
 def test_biases_and_norms_do_not_decay() -> None:
     detector = TinyDetector(["a"])
     optimizer = build_optimizer(detector, TrainingConfig(weight_decay=0.05))

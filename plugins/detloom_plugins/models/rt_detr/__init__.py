@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 detloom_api = (0, 1)
 
+BACKBONE_SHARES = {"r18": 0.1, "r34": 0.1, "r50": 0.1, "r101": 0.01}
+"""Learning rate of the backbone relative to the rest, as in the original's configuration files."""
 HUB = "https://huggingface.co/PekingU"
 
 
@@ -62,7 +64,7 @@ def detloom_models() -> Iterable[ModelSpec]:
             licence="Apache-2.0",
             settings=family_settings,
             build=partial(build, variant),
-            recipe=recipe(),
+            recipe=recipe(BACKBONE_SHARES[variant.name]),
             weights=_weights(variant),
             loss_roles={"classification": "varifocal", "box": "giou"},
             size_divisor=32,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 
-def recipe() -> dict[str, object]:
+def recipe(backbone_share: float) -> dict[str, object]:
     """For fine-tuning from COCO weights (Zhao et al. 2024, section 5.1, and the original's configuration files).
+
+    backbone_share: learning rate of the backbone relative to the rest.
 
     The originals train 72 epochs of COCO with a constant rate after 2000 steps of warm-up; a fine-tuning is shorter
     and ends in a cosine. 16 bits mean bf16: the family overflows in fp16.
@@ -14,6 +16,7 @@ def recipe() -> dict[str, object]:
         "training.batch_size": 8,
         "training.optimizer": "adamw",
         "training.lr": 1e-4,
+        "training.backbone_lr_multiplier": backbone_share,
         "training.weight_decay": 1e-4,
         "training.scheduler": "cosine",
         "training.warmup_epochs": 1.0,

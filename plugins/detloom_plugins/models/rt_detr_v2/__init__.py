@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 detloom_api = (0, 1)
 
+BACKBONE_SHARES = {"r18": 1.0, "r34": 0.5, "r50": 0.1, "r101": 0.01}
+"""Learning rate of the backbone relative to the rest, as in the original's configuration files."""
+
 
 def family_settings() -> RtDetrV2Settings:
     from .settings import RtDetrV2Settings
@@ -41,7 +44,7 @@ def detloom_models() -> Iterable[ModelSpec]:
             licence="Apache-2.0",
             settings=family_settings,
             build=partial(build, variant),
-            recipe=recipe(),
+            recipe=recipe(BACKBONE_SHARES[variant.name]),
             weights=(weights_file(f"rtdetr_v2_{variant.name}vd"),),
             loss_roles={"classification": "varifocal", "box": "giou"},
             size_divisor=32,
