@@ -136,7 +136,7 @@ def match(stacks: Sequence[Stack], truth: Truth, costs: Costs) -> list[Pairs]:
         packed = packed.pin_memory()
     packed = packed.to(device, non_blocking=True)
     shapes = [owners.shape for owners in found]
-    parts = packed.split([owners.size for owners in found])
+    parts = torch.split(packed, [owners.size for owners in found])
     pairs = []
     for part, shape in zip(parts, shapes, strict=True):
         owners = part.view(shape)
