@@ -319,8 +319,8 @@ CVAT_LEAVES = {
     )
 }  # fmt: skip
 
-# What they do is seen on annotation files: tests/test_formats_voc.py and tests/test_formats_csv.py.
-FORMAT_LEAVES = {"data.voc.pixels", "data.voc.difficult", "data.csv.unit"}
+# What they do is seen on annotation files: tests/test_formats_voc.py, test_formats_csv.py and test_formats_datumaro.py.
+FORMAT_LEAVES = {"data.voc.pixels", "data.voc.difficult", "data.csv.unit", "data.datumaro.reader"}
 
 # What they do is seen in one training step of a small network: tests/test_detr_settings.py.
 DETR_LEAVES = detr_leaves()

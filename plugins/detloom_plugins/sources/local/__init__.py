@@ -29,6 +29,5 @@ def _build(settings: Any) -> Source:
 
 @hookimpl
 def detloom_sources() -> Iterable[SourceSpec]:
-    return [
-        SourceSpec(name="local", summary="a folder, an annotation file or an archive on this machine", settings=_settings, build=_build)
-    ]
+    summary = "a folder, an annotation file or an archive on this machine"
+    return [SourceSpec(name="local", summary=summary, settings=_settings, build=_build)]
