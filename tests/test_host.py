@@ -348,6 +348,35 @@ def test_the_conformance_check_sees_heavy_imports(tmp_path: Path, monkeypatch: p
     assert problems(light_front) == []
 
 
+# --- other names, and names that cannot be had ---
+
+
+def model(name: str, **changes: Any) -> ModelSpec:
+    values = {"name": name, "summary": "a model", "family": "f", "licence": "MIT", "build": lambda s, c: None}
+    return ModelSpec(**{**values, **changes})
+
+
+def test_a_model_answers_to_its_other_names_where_nothing_is_called_so() -> None:
+    first = plugin(detloom_models=lambda: [model("f-large", aliases=("large", "big"))])
+    second = plugin(detloom_models=lambda: [model("large")])
+    assert host_with(first=first).get(ModelSpec, "big").name == "f-large"
+    assert host_with(first=first, second=second).get(ModelSpec, "large").name == "large"
+    third = plugin(detloom_models=lambda: [model("g-large", aliases=("big",))])
+    with pytest.raises(PluginError, match="2 plugins provide a model named 'big'") as raised:
+        host_with(first=first, third=third).get(ModelSpec, "big")
+    assert "first:f-large" in str(raised.value.hint) and "third:g-large" in str(raised.value.hint)
+
+
+def test_a_name_that_cannot_be_had_is_refused_with_the_reason_wherever_it_is_asked_for() -> None:
+    made = model("f-s", refused={"f-xl": "f-xl is sold elsewhere"})
+    host = host_with(it=plugin(detloom_models=lambda: [made, model("other", family="o")]))
+    for ask in (host.get, host.find):
+        with pytest.raises(PluginError, match="f-xl is sold elsewhere") as raised:
+            ask(ModelSpec, "f-xl")
+        assert "it:f-s" in str(raised.value.hint) and "other" not in str(raised.value.hint)
+    assert host.find(ModelSpec, "f-xxl") is None
+
+
 @pytest.mark.parametrize("name", sorted(info.name for info in discover().plugins if info.origin == "first-party"))
 def test_every_first_party_plugin_keeps_the_contract(name: str) -> None:
     import importlib

@@ -78,6 +78,10 @@ def test_every_size_has_the_names_and_shapes_of_the_librarys_own_build(name: str
     groups = [parameter for group in ours.layer_groups() for m in group.modules for parameter in m.parameters()]
     assert sum(parameter.numel() for parameter in groups) == numbers
     assert f"{numbers / 1e6:.1f} M" in spec.summary
+    still = {name for name, parameter in ours.named_parameters() if not parameter.requires_grad}
+    unread = [f"layer.{block}." for block in range(12) if block >= max(PUBLISHED[name][3])]
+    assert all("mask_token" in key or any(part in key for part in unread) for key in still)
+    assert bool(unread) == any("layer.11." in key for key in still) == (name == "base")
 
 
 # --- the original package ---
@@ -111,10 +115,16 @@ def test_files_of_the_library_are_taken_whole_also_with_older_names(family: Any,
     trained.load_state_dict(randomised(trained))
     library_network(trained).save_pretrained(tmp_path, save_original_format=False)
     older = {}
+    parts = {
+        "q_proj": "attention.query",
+        "k_proj": "attention.key",
+        "v_proj": "attention.value",
+        "o_proj": "output.dense",
+    }
     for name, tensor in read_weights(tmp_path / "model.safetensors").items():
-        for new, old in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
-            name = name.replace(f".attention.{new}.", f".attention.attention.{old}.")
-        older[name.replace(".attention.o_proj.", ".attention.output.dense.")] = tensor
+        before, found, after = name.partition(".attention.")
+        part, _, kind = after.partition(".")
+        older[f"{before}.attention.{parts[part]}.{kind}" if found else name] = tensor
     assert any(".attention.attention.query." in name for name in older)
     report = build(family).load_pretrained(older, trained.class_names, "model.safetensors")
     assert report.loaded == report.total and not report.unexpected
@@ -168,7 +178,19 @@ def test_rows_are_numbered_like_cocos_categories() -> None:
     known |= {85: "clock", 90: "toothbrush"}
     assert len(COCO_ROWS) == 91
     assert {number: COCO_ROWS[number] for number in known} == known
-    assert [n for n, name in enumerate(COCO_ROWS) if name.startswith("(")] == [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
+    assert [n for n, name in enumerate(COCO_ROWS) if name.startswith("(")] == [
+        0,
+        12,
+        26,
+        29,
+        30,
+        45,
+        66,
+        68,
+        69,
+        71,
+        83,
+    ]
 
 
 def test_classes_that_coco_knows_keep_their_rows_in_every_head() -> None:

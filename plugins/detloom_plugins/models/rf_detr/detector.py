@@ -3,24 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detloom.detector import Decoded, LayerGroup, LossTerms, Outputs, Targets, TransferReport
+from detloom.detector import Decoded, LayerGroup, LossTerms, Outputs, Targets
 from detloom.errors import ConfigError, Mistake
 from detloom.geometry import InputRule
 from detloom.specs import ModelContext
 from detloom_plugins.models._detr.criterion import by_name, truth_of
-from detloom_plugins.models._detr.detector import PREFIX, DetrDetector
-from detloom_plugins.models._detr.keys import without_prefix
+from detloom_plugins.models._detr.detector import DetrDetector
 from detloom_plugins.models._detr.matching import Stack, Truth
 from detloom_plugins.models._detr.network import chain_of_groups
 
-from .keys import fitted, library_names
+from .keys import FROM_OLDER, fitted, from_original
 from .masks import MaskLayers, MaskWeights, grouped, mask_costs, mask_logits, mask_terms
 from .network import build_network, detection_part, reset_parameters
 
@@ -39,6 +38,7 @@ class RfDetrDetector(DetrDetector):
     """
 
     family = "rf_detr"
+    renames = FROM_OLDER
 
     def __init__(self, variant: Variant, settings: RfDetrSettings, context: ModelContext) -> None:
         refuse_small(variant, settings.num_queries, context.size)
@@ -84,6 +84,10 @@ class RfDetrDetector(DetrDetector):
         height, width = self.input_rule.size
         self.backbone().embeddings.fix_size(height // patch, width // patch)
 
+    def canonical(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        named = from_original(super().canonical(state), masks=self.masks)
+        return fitted(named, self.network.state_dict())
+
     def backbone(self) -> Any:
         return self.detection.model.backbone.backbone
 
@@ -98,23 +102,18 @@ class RfDetrDetector(DetrDetector):
     def layer_groups(self) -> list[LayerGroup]:
         detection, model, body = self.detection, self.detection.model, self.backbone()
         blocks = [(f"block{number}", block) for number, block in enumerate(body.encoder.layer, 1)]
+        backbone = [("embeddings", body.embeddings), *blocks, ("norm", body.layernorm)]
         decoder = [model.decoder, model.query_feat, model.reference_point_embed, model.enc_output]
         parts: list[tuple[str, list[nn.Module]]] = [
-            ("projector", [body.layernorm, model.backbone.projector]),
+            ("projector", [model.backbone.projector]),
             ("decoder", [*decoder, model.enc_output_norm, model.enc_out_bbox_embed, detection.bbox_embed]),
         ]
         parts += self.mask_parts()
-        return chain_of_groups(
-            [("embeddings", body.embeddings), *blocks], parts, [detection.class_embed, model.enc_out_class_embed]
-        )
+        return chain_of_groups(backbone, parts, [detection.class_embed, model.enc_out_class_embed])
 
     def mask_parts(self) -> list[tuple[str, list[nn.Module]]]:
         """Layer groups of a detector that has masks."""
         return []
-
-    def load_pretrained(self, state: Mapping[str, Tensor], class_names: Sequence[str], source: str) -> TransferReport:
-        named = library_names(without_prefix(state, PREFIX), masks=self.masks)
-        return super().load_pretrained(fitted(named, self.network.state_dict()), class_names, source)
 
 
 class RfDetrSegmenter(RfDetrDetector):

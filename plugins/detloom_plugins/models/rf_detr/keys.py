@@ -56,34 +56,15 @@ _QUERIES = ("query_feat.weight", "reference_point_embed.weight")
 _OF_GROUP = re.compile(r"\.(enc_output|enc_output_norm|enc_out_class_embed|enc_out_bbox_embed)\.(\d+)\.")
 
 
-def library_names(state: Mapping[str, Tensor], *, masks: bool) -> dict[str, Tensor]:
-    """masks: the network is a segmenter, whose names wrap those of the detector once more."""
-    original = any(name.startswith(ORIGINAL) for name in state)
-    named = renamed(_divided(state), FROM_OLDER)
-    if not original:
-        return named
-    found = renamed(named, FROM_ORIGINAL)
-    if not masks:
-        return found
-    outside = set(renamed({name: tensor for name, tensor in named.items() if _is_mask_head(name)}, FROM_ORIGINAL))
-    return {name if name in outside else f"model.{name}": tensor for name, tensor in found.items()}
-
-
-def _is_mask_head(name: str) -> bool:
-    return name.startswith("segmentation_head.")
-
-
-def _divided(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The original keeps queries, keys and values of the decoder in one matrix."""
-    out: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        before, joined, kind = name.partition("self_attn.in_proj_")
-        if not joined:
-            out[name] = tensor
-            continue
-        for part, values in zip("qkv", tensor.chunk(3), strict=True):
-            out[f"{before}self_attn.{part}_proj.{kind}"] = values
-    return out
+def from_original(state: Mapping[str, Tensor], *, masks: bool) -> dict[str, Tensor]:
+    """Names of the original package become the library's; others stay. masks: the network is a segmenter, whose names
+    wrap those of the detector once more."""
+    if not any(name.startswith(ORIGINAL) for name in state):
+        return dict(state)
+    head = {name: tensor for name, tensor in state.items() if name.startswith("segmentation_head.")}
+    body = renamed({name: tensor for name, tensor in state.items() if name not in head}, FROM_ORIGINAL)
+    inside = "model." if masks else ""
+    return {**{f"{inside}{name}": tensor for name, tensor in body.items()}, **renamed(head, FROM_ORIGINAL)}
 
 
 def fitted(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,6 +25,8 @@ def build_network(variant: Variant, settings: RfDetrSettings, classes: int) -> A
     network = kind(configuration(library, variant, settings, classes))
     backbone = detection_part(network).model.backbone.backbone
     backbone.embeddings = WindowedEmbeddings(backbone.embeddings, variant.backbone.windows)
+    for block in backbone.encoder.layer[max(variant.backbone.features) :]:
+        block.requires_grad_(False)  # nobody reads it: the published files have it all the same
     return network
 
 
