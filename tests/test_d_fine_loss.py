@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from typing import Any
 
@@ -31,9 +32,8 @@ LOSSES = {
 def library() -> Any:
     """The library's loss of the same terms, as a class that wants a configuration."""
     transformers = pytest.importorskip("transformers")
-    from transformers.loss.loss_d_fine import DFineLoss
-
-    return DFineLoss(transformers.DFineConfig(num_labels=CLASSES, focal_loss_alpha=0.75))
+    loss: Any = importlib.import_module("transformers.loss.loss_d_fine").DFineLoss
+    return loss(transformers.DFineConfig(num_labels=CLASSES, focal_loss_alpha=0.75))
 
 
 def random_boxes(generator: torch.Generator, *shape: int) -> Tensor:
@@ -86,16 +86,15 @@ def test_bins_are_dense_around_zero_and_end_at_twice_the_bound() -> None:
 
 
 def test_bins_and_places_are_those_of_the_library(library: Any) -> None:
-    from transformers.loss.loss_d_fine import bbox2distance, weighting_function
-
+    theirs: Any = importlib.import_module("transformers.loss.loss_d_fine")
     generator = torch.Generator().manual_seed(0)
     for curvature in (4.0, 8.0):
         scale = torch.tensor([curvature])
-        expected = weighting_function(BINS, BOUND, curvature)
+        expected = theirs.weighting_function(BINS, BOUND, curvature)
         assert torch.allclose(bin_places(BINS, BOUND, scale), expected, atol=1e-6)
         initial, box = random_boxes(generator, 200), random_boxes(generator, 200)
         corners = torch.cat((box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2), -1)
-        left, right_weight, _ = bbox2distance(initial, corners, BINS, curvature, BOUND)
+        left, right_weight, _ = theirs.bbox2distance(initial, corners, BINS, curvature, BOUND)
         places = places_of_sides(initial, corners, expected, scale).flatten()
         assert torch.allclose(places, left.floor() + right_weight, atol=2e-4)
         assert (places < 1).any() and (places > BINS - 1).any()  # also those beyond the last bins

@@ -128,7 +128,7 @@ class DFineCriterion(DetrCriterion):
         """FGL of all layers: a scalar, summed over sides and objects, weighted by the overlap that is reached."""
         sides, layers = found.sides, len(found.layers.names)
         query = boxed.pairs.query.expand(layers, -1, -1)
-        logits = gather_queries(sides.logits.float(), query).unflatten(-1, (4, -1))
+        logits = by_side(gather_queries(sides.logits.float(), query))
         initial = gather_queries(sides.initial.float().expand(layers, -1, -1, -1), query)
         places = bin_places(logits.shape[-1] - 1, sides.bound.float(), sides.curvature.float())
         corners = geometry.from_cxcywh(boxed.pairs.boxes).expand_as(initial)
@@ -140,7 +140,7 @@ class DFineCriterion(DetrCriterion):
     def _distillation(self, found: Predictions, boxed: Weighted, others: Tensor, share: Tensor, truth: Truth) -> Tensor:
         """DDF of all layers but the last, which teaches: a scalar. others: bool [L, B, Q], queries that have no object
         and are judged; share: [L - 1, B]."""
-        logits = found.sides.logits.float().unflatten(-1, (4, -1))
+        logits = by_side(found.sides.logits.float())
         values = divergences(logits[:-1], logits[-1])
         matched = on_queries(found.layers, boxed)
         confidence = found.layers.logits[-1].detach().float().sigmoid().amax(-1).expand_as(matched)
@@ -148,6 +148,11 @@ class DFineCriterion(DetrCriterion):
         weight = torch.where(matched, reached, confidence)
         terms = distillation(values * weight[:-1], matched[:-1], others[:-1], share)
         return self.sides.distillation * (terms * truth.valid.sum(1)).sum()
+
+
+def by_side(logits: Tensor) -> Tensor:
+    """[..., 4 * (N + 1)] to [..., 4, N + 1]."""
+    return logits.view(*logits.shape[:-1], 4, -1)
 
 
 def _add(terms: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:

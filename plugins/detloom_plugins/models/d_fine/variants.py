@@ -117,7 +117,7 @@ VARIANTS = (
     ),
     Variant(
         name="s",
-        parameters="10.2 M",
+        parameters="10.3 M",
         backbone=B0,
         expansion=0.5,
         depth=0.34,
@@ -138,10 +138,10 @@ VARIANTS = (
         weight_decay=1e-4,
         weights=("dfine-medium-coco", "dfine-medium-obj2coco"),
     ),
-    Variant(name="l", parameters="31.2 M", backbone=B4, weights=("dfine-large-coco", "dfine-large-obj2coco-e25")),
+    Variant(name="l", parameters="31.3 M", backbone=B4, weights=("dfine-large-coco", "dfine-large-obj2coco-e25")),
     Variant(
         name="x",
-        parameters="62.6 M",
+        parameters="62.7 M",
         backbone=B5,
         width=384,
         feed_forward=2048,

@@ -47,7 +47,7 @@ def run_layers(
     bins = bin_places(decoder.max_num_bins, decoder.up, decoder.reg_scale)
     logits, found, sides = [], [], []
     states, before, corners = inputs_embeds, torch.zeros_like(inputs_embeds), torch.zeros(())
-    initial = boxes
+    first = initial = boxes
     last = len(decoder.layers) - 1
     for i, layer in enumerate(decoder.layers):
         states = layer(

@@ -2,9 +2,9 @@
 """The library's network of DEIMv2, put right where it is not the published one.
 
 The library (transformers 5.23) differs from the original in parts that no weight tells: it puts a linear layer and a
-norm before the choice of queries, rectifies in heads that were trained with SiLU, leaves out the bias of the keys and
-normalises the last output of the transformers of s and m. Published weights give other numbers there. `corrected`
-takes these differences out; the decoder's own is in `decoder`.
+norm before the choice of queries, rectifies in heads that were trained with SiLU and uses GELU in the gated layers of
+x, leaves out the bias of the keys and normalises the last output of the transformers of s and m. With published weights
+each of these gives other boxes. `corrected` and `transformer_config` put them right; the decoder's own is in `decoder`.
 """
 
 from __future__ import annotations
