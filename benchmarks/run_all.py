@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 ALWAYS = (
     ["startup.py"],
     ["loop_overhead.py"],
+    ["optimizer_cost.py"],
+    ["memory_plan.py"],
     ["step_time.py"],
     ["model_start.py"],
     ["coco_eval.py"],

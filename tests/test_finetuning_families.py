@@ -161,7 +161,7 @@ def test_every_size_of_multi_scale_training_is_taken(case: tuple[str, Detector])
     name, detector = copy.deepcopy(case)
     spec = HOST.get(ModelSpec, name)
     whole = batch_of(detector)
-    sizes = scale_sizes(detector.input_rule.size, spec.size_divisor, (0.75, 1.5))
+    sizes = scale_sizes(detector.input_rule.size, spec.size_divisor, 64, 192)
     assert len(sizes) > 1
     for size in (sizes[0], sizes[-1]):
         batch = scaled_batch(whole, size)

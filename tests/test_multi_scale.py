@@ -12,41 +12,51 @@ import torch
 from data_tools import sound_data
 from detloom.data.batch import Batch
 from detloom.detector import Targets
+from detloom.errors import ConfigError
 from detloom.host import discover
 from detloom.model import load_model
 from detloom.train.loop import Loop
 from detloom.train.scales import ScalePlan, scale_sizes, scaled_batch
 from detloom_schemas.config import TrainingConfig
 from loop_tools import Recorder, assert_same_state, batches, interrupted_and_resumed, make_loop
-from run_tools import observe
+from run_tools import configured, lab_host, observe
 from tiny import TinyDetector
 
 
 @pytest.mark.parametrize(
-    ("size", "factors", "expected"),
+    ("size", "limits", "expected"),
     [
-        ((640, 640), (0.75, 1.25), [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]),
-        ((64, 64), (0.5, 1.5), [32, 64, 96]),
-        ((64, 64), (1.0, 1.0), [64]),
-        ((64, 64), (0.9, 1.1), [64]),
+        ((640, 640), (None, None), [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]),
+        ((640, 640), (480, 800), [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]),
+        ((64, 64), (32, 100), [32, 64, 96]),
+        ((64, 64), (None, None), [64]),
+        ((64, 64), (96, 128), [64, 96, 128]),
     ],
 )
-def test_sizes_are_the_multiples_between_the_factors(size: Any, factors: Any, expected: list[int]) -> None:
-    assert scale_sizes(size, 32, factors) == tuple((side, side) for side in expected)
+def test_sizes_are_the_multiples_between_the_limits_and_the_resolution_itself(
+    size: Any, limits: Any, expected: list[int]
+) -> None:
+    assert scale_sizes(size, 32, *limits) == tuple((side, side) for side in expected)
 
 
 def test_rectangles_keep_their_ratio_as_well_as_multiples_can() -> None:
-    assert (544, 960) in scale_sizes((1088, 1920), 32, (0.5, 1.0))
+    assert (544, 960) in scale_sizes((1088, 1920), 32, 480, 1088)
     for size in ((384, 640), (640, 384), (1088, 1920)):
-        for height, width in scale_sizes(size, 32, (0.5, 1.5)):
+        sizes = scale_sizes(size, 32, min(size) // 2, None)
+        assert size in sizes and len(sizes) > 5
+        for height, width in sizes:
             assert height % 32 == width % 32 == 0
             wanted = min(height, width) * max(size) / min(size)
             assert abs(max(height, width) - wanted) <= 16 and (height > width) == (size[0] > size[1])
-        assert size in scale_sizes(size, 32, (0.5, 1.5))
+
+
+def test_limits_in_the_wrong_order_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"training\.scale_min: 640 is above training\.scale_max \(480\)"):
+        configured({"training.scale_min": 640, "training.scale_max": 480}, lab_host())
 
 
 def test_the_size_of_a_step_depends_on_seed_and_step_alone_and_all_are_drawn() -> None:
-    sizes = scale_sizes((64, 64), 16, (0.5, 1.5))
+    sizes = scale_sizes((64, 64), 16, 32, 96)
     plan, other = ScalePlan(sizes, 0), ScalePlan(sizes, 1)
     drawn = [plan.size_at(step) for step in range(200)]
     assert drawn == [ScalePlan(sizes, 0).size_at(step) for step in range(200)]
@@ -88,7 +98,7 @@ def test_the_detector_sees_every_size_and_micro_batches_of_a_step_share_it() -> 
             seen.append(tuple(images.shape[-2:]))
             return super().forward(images, targets, prompts)
 
-    config = TrainingConfig(epochs=10, gradient_accumulation=2, multi_scale=(0.5, 1.5))
+    config = TrainingConfig(epochs=10, gradient_accumulation=2, multi_scale=True, scale_min=32, scale_max=96)
     make_loop(config, batches(4), Recorder(), detector=Watched(["a", "b"])).run()
     assert seen[0::2] == seen[1::2] and len(seen) == 40
     assert {height for height, _ in seen} == {32, 48, 64, 80, 96}
@@ -96,7 +106,7 @@ def test_the_detector_sees_every_size_and_micro_batches_of_a_step_share_it() -> 
 
 @pytest.mark.parametrize("stop_at", [2, 5])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(stop_at: int, tmp_path: Path) -> None:
-    config = TrainingConfig(epochs=3, lr=0.01, multi_scale=(0.5, 1.5), seed=4)
+    config = TrainingConfig(epochs=3, lr=0.01, multi_scale=True, scale_min=32, scale_max=96, seed=4)
 
     def make(recorder: Recorder) -> Loop:
         return make_loop(config, batches(3), recorder)
@@ -111,7 +121,8 @@ def test_a_rectangle_is_trained_at_several_sizes_evaluated_and_exported_as_a_rec
     values = {
         "model.type": "yolox-nano", "model.pretrain_weights": "none", "data.local.path": str(data),
         "data.num_workers": 0, "training.epochs": 2, "training.batch_size": 2, "training.resolution": [96, 160],
-        "training.multi_scale": [0.6, 1.4], "augmentation.transforms": ["hflip", "affine"],
+        "training.multi_scale": True, "training.scale_min": 64, "training.scale_max": 128,
+        "augmentation.transforms": ["hflip", "affine"],
         "experiment.logging.loggers": ["jsonl"], "validation.pictures": 2, "validation.confidence_threshold": 0.0,
     }  # fmt: skip
     seen = observe(values, tmp_path, host)

@@ -150,13 +150,3 @@ NEXT = "next"
 """In a schedule of unfreezing: the next frozen layer group, counted from the output."""
 
 UnfreezeSchedule = Annotated[dict[str, Names], BeforeValidator(_by_epoch), AfterValidator(_epochs_are_numbers)]
-
-
-def _rising(factors: tuple[float, float]) -> tuple[float, float]:
-    if factors[0] > factors[1]:
-        raise ValueError(f"the smallest factor ({factors[0]}) is above the largest ({factors[1]})")
-    return factors
-
-
-_Factor = Annotated[float, Field(ge=0.1, le=4)]
-Factors = Annotated[tuple[_Factor, _Factor], AfterValidator(_rising)]

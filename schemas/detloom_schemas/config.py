@@ -13,7 +13,6 @@ from pydantic import Field
 
 from detloom_schemas.base import (
     Aliases,
-    Factors,
     GroupRule,
     Names,
     Numbers,
@@ -127,11 +126,19 @@ class TrainingConfig(Settings):
         ),
     ] = NO_SCHEDULE
     multi_scale: Annotated[
-        Factors | None,
+        bool,
         Field(
-            description="smallest and largest size of the network input relative to `resolution`, drawn anew for each "
-            "step among the multiples that the family takes: `[0.75, 1.25]`; none: always `resolution`"
+            description="another size of the network input for each step, drawn among the multiples that the family "
+            "takes; evaluation and export keep `resolution`"
         ),
+    ] = False
+    scale_min: Annotated[
+        Annotated[int, Field(ge=32, le=8192)] | None,
+        Field(description="multi_scale: smallest shorter side in pixels; none: 0.75 of the resolution's"),
+    ] = None
+    scale_max: Annotated[
+        Annotated[int, Field(ge=32, le=8192)] | None,
+        Field(description="multi_scale: largest shorter side in pixels; none: 1.25 of the resolution's"),
     ] = None
     gradient_checkpointing: Annotated[
         bool, Field(description="compute activations again in the backward pass: less memory, about a third slower")

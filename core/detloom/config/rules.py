@@ -24,6 +24,7 @@ def check_rules(host: PluginHost, config: RunConfig, origins: Mapping[str, Origi
         found += _losses(host, config, model, origins)
         found += _resolution(config, model, origins)
         found += _precision(config, model, origins)
+    found += _scales(config, origins)
     demanded = config.experiment.clearml.mode not in {"auto", "off"}
     if demanded and not any(spec.name == "clearml" for spec in host.specs(LoggerSpec)):
         place = _place(origins, "experiment.clearml.mode")
@@ -103,7 +104,7 @@ def _resolution(config: RunConfig, model: ModelSpec, origins: Mapping[str, Origi
     size = config.training.resolution
     sides = (size, size) if isinstance(size, int) else size
     step = model.size_divisor
-    if any(side % step for side in sides):
+    if any(side % step for side in sides) and not (model.rounds_resolution and isinstance(size, int)):
         near = [max(step, round(side / step) * step) for side in sides]
         shown = near[0] if isinstance(size, int) else near
         message = f"found {size if isinstance(size, int) else list(size)}; {model.name} takes multiples of {step}"
@@ -115,6 +116,13 @@ def _precision(config: RunConfig, model: ModelSpec, origins: Mapping[str, Origin
         message = f"{model.name} is known to overflow in 16-bit floats: its loss becomes nan"
         hint = "write bf16 or fp32; training.force_fp16=true tries it anyway"
         yield Mistake("training.precision", _place(origins, "training.precision"), message, hint)
+
+
+def _scales(config: RunConfig, origins: Mapping[str, Origin]) -> Iterator[Mistake]:
+    smallest, largest = config.training.scale_min, config.training.scale_max
+    if smallest is not None and largest is not None and smallest > largest:
+        place = _place(origins, "training.scale_min", "training.scale_max")
+        yield Mistake("training.scale_min", place, f"{smallest} is above training.scale_max ({largest})")
 
 
 def _place(origins: Mapping[str, Origin], *keys: str) -> str:

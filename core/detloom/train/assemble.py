@@ -110,6 +110,9 @@ def build_model(
         )
     # A resumed run takes its weights from its state: the file they once came from may be gone.
     notes, warnings, origin = _load_weights(detector, spec, resolved) if pretrained else ([], [], "")
+    side, wanted = detector.input_rule.size[0], config.training.resolution
+    if isinstance(wanted, int) and side != wanted:
+        warnings.append(f"{spec.name} takes multiples of {spec.size_divisor} pixels: {wanted} becomes {side}")
     freezing = _prepare(detector, config, notes, host.qualified(spec))
     return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings), origin, freezing)
 
@@ -179,10 +182,11 @@ def build_loop(model: BuiltModel, config: TrainingConfig, needs: LoopNeeds) -> L
 
 
 def _scales(model: BuiltModel, config: TrainingConfig) -> ScalePlan | None:
-    if config.multi_scale is None:
+    if not config.multi_scale:
         return None
     size = model.detector.input_rule.size
-    return ScalePlan(scale_sizes(size, model.spec.size_divisor, config.multi_scale), config.seed)
+    sizes = scale_sizes(size, model.spec.size_divisor, config.scale_min, config.scale_max)
+    return ScalePlan(sizes, config.seed)
 
 
 def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile | None, list[str]]:

@@ -87,10 +87,10 @@ def measure_footprint(model: BuiltModel, config: TrainingConfig, objects: int, d
     operation: exact for tensors, blind for the scratch memory of kernels. objects: in the fullest image.
     """
     size = model.detector.input_rule.size
-    if config.multi_scale is not None:
-        size = max(scale_sizes(size, model.spec.size_divisor, config.multi_scale), key=lambda s: s[0] * s[1])
+    if config.multi_scale:
+        size = scale_sizes(size, model.spec.size_divisor, config.scale_min, config.scale_max)[-1]
     scene = Scene(size, len(model.detector.class_names), objects, model.detector.masks)
-    plain = config.model_copy(update={"multi_scale": None})
+    plain = config.model_copy(update={"multi_scale": False})
     model.detector.to(device).train()
     measure = _on_gpu if device.type == "cuda" else _by_counting
     points: list[tuple[int, int]] = []

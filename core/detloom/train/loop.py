@@ -258,7 +258,7 @@ class Loop:
         assert sums is not None and normaliser is not None
         # Terms are summed, not averaged: dividing once by the total makes accumulation equal to the large batch.
         normaliser = normaliser.clamp(min=1.0)
-        norm = self._update(sums, normaliser)
+        norm = self.update(sums, normaliser)
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         if self.parts.lookahead is not None:
@@ -267,7 +267,7 @@ class Loop:
             self.ema.update(self.detector)
         self._meter.record(names, sums, norm, normaliser, (self.progress.batch, len(micro)))
 
-    def _update(self, sums: Tensor, normaliser: Tensor) -> Tensor:
+    def update(self, sums: Tensor, normaliser: Tensor) -> Tensor:
         """One step of the optimizer, unless something is not finite; returns the norm of the undivided gradient.
 
         Nothing is read here: the device remembers that a step was broken and leaves the weights alone from there on,
@@ -276,7 +276,7 @@ class Loop:
         scaler = self.parts.scaler
         if scaler is None:
             norm = self._scale_gradients(normaliser)
-            self._note_broken(norm + sums.sum())
+            self._note_broken(norm)
             self.optimizer.step()
             return norm
         self._note_broken(sums.sum())
@@ -287,7 +287,7 @@ class Loop:
         return norm
 
     def _note_broken(self, value: Tensor) -> None:
-        self._broken.add_(torch.isfinite(value).logical_not_()).clamp_(max=1)
+        self._broken.logical_or_(value - value)  # nan, which counts as true, when it is not finite; else 0
 
     def _forward_backward(self, batch: Batch, step: int, number: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
         """number: of the micro-batch in its step."""

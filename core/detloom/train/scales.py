@@ -26,17 +26,19 @@ class ScalePlan:
         return self.sizes[int(keyed_generator(self.seed, step, "scale").integers(len(self.sizes)))]
 
 
-def scale_sizes(size: tuple[int, int], divisor: int, factors: tuple[float, float]) -> tuple[tuple[int, int], ...]:
-    """Multiples of `divisor` from factors[0] to factors[1] times `size` (height, width), from small to large.
+def scale_sizes(
+    size: tuple[int, int], divisor: int, smallest: int | None = None, largest: int | None = None
+) -> tuple[tuple[int, int], ...]:
+    """Sizes (height, width) whose sides are multiples of `divisor`, from small to large; `size` is one of them.
 
-    The shorter side runs over its multiples; the longer one takes the multiple that is nearest to the ratio of `size`.
-    `size` itself is always among them.
+    smallest, largest: of the shorter side in pixels; None: 0.75 and 1.25 times that of `size`. The longer side takes
+    the multiple that is nearest to the ratio of `size`.
     """
     short, long = min(size), max(size)
-    first = -(-int(short * factors[0] + 0.5) // divisor)
-    last = int(short * factors[1] + 0.5) // divisor
+    first = -(-(smallest or round(0.75 * short)) // divisor)
+    last = (largest or round(1.25 * short)) // divisor
     found = {(short, long)}
-    for count in range(max(first, 1), last + 1):
+    for count in range(first, last + 1):
         side = count * divisor
         found.add((side, max(round(side * long / short / divisor), 1) * divisor))
     upright = size[0] > size[1]
