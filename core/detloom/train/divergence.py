@@ -84,7 +84,7 @@ class _Watch:
                 if not self.forward and not _finite(tensor):
                     self.forward = f"the output of {_called(name, module)} holds {_first_bad(tensor)}"
                 if tensor.requires_grad and name:
-                    tensor.register_hook(self._gradient(_called(name, module)))
+                    tensor.register_hook(self._gradient(_called(name, module)))  # type: ignore[no-untyped-call]
 
         return hook
 

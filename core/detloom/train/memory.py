@@ -27,7 +27,7 @@ def memory_mb(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-class TensorCounter(TorchDispatchMode):
+class TensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While the block runs, adds up the bytes of all tensors that are alive. Exact on every device, and blind for what
     kernels take and give back inside themselves.
 
@@ -36,7 +36,7 @@ class TensorCounter(TorchDispatchMode):
 
     def __init__(self, held: Iterable[Tensor] = ()) -> None:
         """held: tensors that exist already."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         for tensor in held:

@@ -37,7 +37,7 @@ def recompute_activations(detector: Detector, model: str) -> int:
     _refuse_nested(modules)
     for module in modules:
         # An attribute of the instance: names of parameters, hooks and isinstance stay as they are.
-        module.forward = _Recomputing(module)  # type: ignore[method-assign]
+        module.forward = _Recomputing(module)
     return len(modules)
 
 
