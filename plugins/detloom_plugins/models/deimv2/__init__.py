@@ -52,6 +52,7 @@ def recipe(variant: Variant) -> dict[str, object]:
         "training.batch_size": 32,
         "training.optimizer": "adamw",
         "training.lr": variant.lr,
+        "training.backbone_lr_multiplier": variant.backbone_lr / variant.lr,
         "training.weight_decay": variant.weight_decay,
         "training.scheduler": "cosine",
         "training.warmup_epochs": 1.0,
