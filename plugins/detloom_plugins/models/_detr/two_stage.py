@@ -104,14 +104,16 @@ def choose_queries(model: Any, memory: Tensor, shapes: Sequence[tuple[int, int]]
     anchors, inside = model.generate_anchors(tuple(shapes), grid_size=GRID_SIZE, device=memory.device, dtype=dtype)
     output = model.enc_output(inside.to(memory.dtype) * memory)
     logits = model.enc_score_head(output)
-    references = model.enc_bbox_head(output).to(dtype) + anchors
     count = min(model.config.num_queries, sum(height * width for height, width in shapes))
     best = logits.max(-1).values.topk(count, dim=1).indices.unsqueeze(-1)
 
     def take(values: Tensor) -> Tensor:
         return values.gather(1, best.expand(-1, -1, values.shape[-1]))
 
-    return Chosen(take(output).detach(), take(references), take(logits))
+    content = take(output)
+    # Boxes of the chosen places alone: the numbers of the library, which computes those of all (28 times as many at 640).
+    references = model.enc_bbox_head(content).to(dtype) + take(anchors.expand(memory.shape[0], -1, -1))
+    return Chosen(content.detach(), references, take(logits))
 
 
 def _weight_dtype(layer: nn.Module) -> torch.dtype:
