@@ -111,7 +111,7 @@ def choose_queries(model: Any, memory: Tensor, shapes: Sequence[tuple[int, int]]
         return values.gather(1, best.expand(-1, -1, values.shape[-1]))
 
     content = take(output)
-    # Boxes of the chosen places alone: the numbers of the library, which computes those of all (28 times as many at 640).
+    # Boxes of the chosen places alone: the library computes those of all, 28 times as many at 640 px.
     references = model.enc_bbox_head(content).to(dtype) + take(anchors.expand(memory.shape[0], -1, -1))
     return Chosen(content.detach(), references, take(logits))
 
