@@ -14,6 +14,7 @@ from d_fine_tools import D_FINE, assert_like_the_original, original_state
 from detloom.detector import Detector
 from detloom.specs import ModelContext, ModelSpec
 from detloom.train.seeding import seed_torch
+from detloom.weights import read_weights
 from detloom_plugins.models import d_fine
 from detloom_plugins.models.d_fine.variants import VARIANTS, Variant
 from detr_tools import HOST, build, check_learned, drawn_batch, overfit
@@ -30,6 +31,11 @@ def empty_detector(variant: Variant) -> Any:
     names = HOST.get(ModelSpec, f"d_fine-{variant.name}").weights[0].class_names
     with torch.device("meta"):
         return d_fine.build(variant, d_fine.family_settings(), ModelContext(names, (640, 640)))
+
+
+def build_published(size: str) -> Any:
+    spec = HOST.get(ModelSpec, f"d_fine-{size}")
+    return spec.build(spec.settings(), ModelContext(spec.weights[0].class_names, (192, 192)))
 
 
 def filled(shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
@@ -69,6 +75,16 @@ def test_files_of_the_hub_load_whole(variant: Variant) -> None:
 def test_checkpoints_of_the_original_repository_load_whole(variant: Variant) -> None:
     detector = empty_detector(variant)
     assert_whole(detector, original_state(detector, ORIGINAL_NAMES[variant.name]))
+
+
+def test_a_checkpoint_of_the_original_s_training_gives_its_averaged_weights(tmp_path: Path) -> None:
+    detector = build_published("n")
+    state = original_state(detector, ORIGINAL_NAMES["n"], formula=True)
+    file = tmp_path / "dfine_n_coco.pth"
+    torch.save({"model": {name: value + 1 for name, value in state.items()}, "ema": {"module": state}}, file)
+    assert_whole(detector, read_weights(file))
+    head = detector.network.model.decoder.class_embed[2].bias
+    assert torch.equal(head, state["decoder.dec_score_head.2.bias"])
 
 
 @every_size
