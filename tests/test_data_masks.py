@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,8 @@ from detloom.data.masks import (
     to_rle,
     turn_rle,
 )
+from detloom.data.objects import in_pixels
+from detloom.data.records import ObjectRecord
 
 
 def blob(seed: int, height: int, width: int) -> np.ndarray:
@@ -186,3 +189,16 @@ def test_documents_of_the_tools_are_what_the_tests_take_them_for() -> None:
     content = document(2, 0)
     assert json.loads(json.dumps(content)) == content
     assert [entry["area"] for entry in content["annotations"][:2]] == [200.0, 192.0]
+
+
+def test_fractions_become_pixels_and_everything_else_of_an_object_stays() -> None:
+    record = ObjectRecord(
+        [0.25, 0.5, 0.75, 1], class_id=3, class_name="cat", segmentation=[[0.5, 0.25, 1, 1, 0, 1]], area=7.5,
+        crowd=True, keypoints=True, id="a", where="here", relative=True,
+    )  # fmt: skip
+    found = in_pixels(record, 48, 64)
+    assert (found.bbox, found.segmentation, found.relative) == ([16, 24, 48, 48], [[32, 12, 64, 48, 0, 48]], False)
+    rest = {field.name for field in fields(ObjectRecord)} - {"bbox", "segmentation", "relative"}
+    assert {name: getattr(found, name) for name in rest} == {name: getattr(record, name) for name in rest}
+    defaults = {field.name: field.default for field in fields(ObjectRecord)}
+    assert all(getattr(record, name) != defaults[name] for name in rest), "a new field belongs into this test"

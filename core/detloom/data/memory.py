@@ -1,10 +1,13 @@
-"""One setting of the C library that makes reading images more than twice as fast."""
+"""Settings of the C library and of Python that make reading faster."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import gc
 import platform
+from collections.abc import Iterator
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -25,3 +28,19 @@ def keep_freed_memory() -> None:
     library = ctypes.CDLL(None)
     library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_BYTES)
     library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+@contextlib.contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """While the block runs Python does not search for cycles of garbage.
+
+    Reading annotations makes a million small objects, all of them wanted, and Python looks through them again and
+    again: a sixth of the time of reading.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -52,7 +52,10 @@ def mistaken_splits(images: Iterable[tuple[ImageRecord, Frame]], book: FindingBo
         for item in record.objects:
             box = None if item.relative else plain_box(item.bbox)
             if box is not None:
-                sums.setdefault((record.source, record.split), _Sum(item.where)).add(box, frame)
+                key = (record.source, record.split)
+                if key not in sums:
+                    sums[key] = _Sum(item.where)
+                sums[key].add(box, frame)
     book.sight = ("", "", None)
     mistaken = {key: one for key, one in sums.items() if one.code}
     for (_, split), one in mistaken.items():

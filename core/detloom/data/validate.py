@@ -12,6 +12,7 @@ from detloom.data.dataset import ClassMap, Dataset, Split
 from detloom.data.dividing import SplitRules, divide
 from detloom.data.facts import Progress, gather_facts
 from detloom.data.findings import FindingBook, Mark
+from detloom.data.memory import collector_at_rest
 from detloom.data.merging import Conflicts, keep_once
 from detloom.data.mistaken import mistaken_splits
 from detloom.data.objects import Frame, check_object, compare_objects, drop_duplicates
@@ -59,12 +60,14 @@ def validate(
     """The dataset without anything that a finding says is left out, or None when nothing can be built; and what was
     found, as it counts under the policy."""
     told = Told(FindingBook(options.marks), FindingBook())
-    read = _collect(records, told.book)
+    with collector_at_rest():
+        read = _collect(records, told.book)
     class_map = _class_map(read.classes, told)
     labels = _labels(class_map, read.classes)
     facts = _facts(read.images, options.progress)
-    written = written_in(read.images, labels)
-    images = _check_images(read.images, facts, labels, told) if labels else _look_only(read.images, facts, told)
+    with collector_at_rest():
+        written = written_in(read.images, labels)
+        images = _check_images(read.images, facts, labels, told) if labels else _look_only(read.images, facts, told)
     told.book.sight = told.follow.sight = ("", "", None)
     if class_map is None or not images:
         if class_map is not None:
@@ -72,7 +75,8 @@ def validate(
         used = sum(len(image.objects) for image in images)
         return None, _settled(told, options.policy, len(images), used)
     images = _place(images, read.images, options, told)
-    splits = _build_splits(images)
+    with collector_at_rest():
+        splits = _build_splits(images)
     _look_over(splits, class_map, written, facts, options, told)
     objects = [item for image in images for item in image.objects]
     findings = _settled(told, options.policy, len(images), len(objects))

@@ -106,10 +106,11 @@ def _sort_out(loaded: Any, document: Document) -> Iterator[Finding]:
             lacking.append(key)
             continue
         for position, entry in enumerate(entries):
-            where = f"{document.name}: {key}[{position}] is a {kind_of(entry)}"
             if isinstance(entry, dict):
                 into.append(entry)
-            elif key == "categories":  # told with the classes that lack something
+                continue
+            where = f"{document.name}: {key}[{position}] is a {kind_of(entry)}"
+            if key == "categories":  # told with the classes that lack something
                 into.append({"name": entry})
             elif key == "images":  # told with the images that lack something
                 document.strange.append(where)
@@ -123,6 +124,8 @@ def _sort_out(loaded: Any, document: Document) -> Iterator[Finding]:
 
 def whole_number(value: Any) -> int | None:
     """A whole number, also where a program wrote it as 3.0."""
+    if type(value) is int:
+        return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
@@ -130,6 +133,8 @@ def whole_number(value: Any) -> int | None:
 
 def key_of(value: Any) -> int | str | None:
     """Ids are whole numbers or texts; whatever else is written identifies nothing."""
+    if type(value) is int:
+        return value
     return value if isinstance(value, str) else whole_number(value)
 
 

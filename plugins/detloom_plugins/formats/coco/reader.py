@@ -17,6 +17,7 @@ from detloom_plugins.formats.coco.format import image_folders
 
 Record = ClassRecord | ImageRecord | Finding
 
+_NUMBERS = frozenset({int, float})
 _OWN = frozenset({"id", "file_name", "width", "height", "license", "date_captured", "coco_url", "flickr_url"})
 """Keys of an image that COCO itself defines."""
 
@@ -226,7 +227,7 @@ def _is_crowd(value: Any) -> bool:
 
 def _corners(bbox: Any) -> Any:
     """xywh to xyxy; anything that is not four numbers passes as it is, for the validator to name."""
-    if isinstance(bbox, list) and len(bbox) == 4 and all(type(value) in (int, float) for value in bbox):
+    if isinstance(bbox, list) and len(bbox) == 4 and _NUMBERS.issuperset(map(type, bbox)):
         x, y, width, height = bbox
         return [x, y, x + width, y + height]
     return bbox

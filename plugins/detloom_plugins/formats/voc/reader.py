@@ -148,7 +148,7 @@ class _Reader:
         for place, element in enumerate(elements, start=1):
             for item in self._object(element, name, from_one):
                 if isinstance(item, ObjectRecord):
-                    objects.append(replace(item, segmentation=masks.get(place)))
+                    objects.append(replace(item, segmentation=masks[place]) if place in masks else item)
                 else:
                     yield item
         known = bool(width and height)
