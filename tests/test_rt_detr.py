@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from detloom.detector import Detector
-from detloom.errors import PluginError
+from detloom.errors import ConfigError, PluginError
 from detloom.specs import ModelContext, ModelSpec
+from detloom.train import assemble
+from detloom.train.assemble import find_weights
 from detloom.train.seeding import seed_torch
 from detloom_plugins.models import rt_detr, rt_detr_v2
 from detloom_plugins.models._detr.library import transformers
@@ -126,6 +128,21 @@ def _packed(name: str) -> str:
     layer, part = name.split(".self_attn.", maxsplit=1)[0], name.rpartition(".")[2]
     prefix = "decoder.decoder." if ".decoder." in layer else "encoder."
     return f"{prefix}{layer.split('coder.', 1)[1]}.self_attn.in_proj_{part}"
+
+
+def test_each_published_file_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = HOST.get(ModelSpec, "rt_detr-r18")
+    coco, more = spec.weights
+    monkeypatch.setattr(assemble, "fetch_weights", lambda file: tmp_path / file.name)
+    assert find_weights("official", spec)[:2] == (tmp_path / coco.name, coco)
+    for name in ("rtdetr_r18vd_coco_o365", "/somewhere/rtdetr_r18vd_coco_o365.safetensors"):
+        assert find_weights(name, spec)[:2] == (tmp_path / more.name, more)
+    own = tmp_path / "own" / coco.name
+    own.parent.mkdir()
+    own.touch()
+    assert find_weights(str(own), spec)[:2] == (own, coco), "a file that is there is not fetched"
+    with pytest.raises(ConfigError, match="rtdetr_r18vd_coco_o365"):
+        find_weights("rtdetr_r18vd_coco_0365", spec)
 
 
 def test_queries_keys_and_values_are_taken_apart_in_this_order() -> None:

@@ -194,8 +194,8 @@ class ModelConfig(Settings):
     pretrain_weights: Annotated[
         str,
         local_path(
-            "a file; `official`: the family's published weights, downloaded once; `none`: random; "
-            "`auto`: official where they can be had, else random with a warning",
+            "a file; `official`: the model's published weights, downloaded once; the name of another published file "
+            "of the model; `none`: random; `auto`: official where they can be had, else random with a warning",
             words=("official", "none", "auto"),
         ),
     ] = "auto"

@@ -192,8 +192,8 @@ def _scales(model: BuiltModel, config: TrainingConfig) -> ScalePlan | None:
 def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile | None, list[str]]:
     """The file that `model.pretrain_weights` means, its description where it is an official one, and warnings.
 
-    Raises UnreachableError when official weights were asked for by name and cannot be had; ConfigError for a path
-    that is not there.
+    Of several official files the first is what `official` means; each can be named. Raises UnreachableError when
+    official weights were asked for and cannot be had; ConfigError for a path that is not there.
     """
     if wanted == "none":
         return None, None, ["the model starts from random weights: it needs many more epochs and images"]
@@ -216,19 +216,14 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
             )
             return None, None, [warning]
     path = Path(wanted).expanduser()
-    if not path.is_file():
-        raise ConfigError(
-            [
-                Mistake(
-                    "model.pretrain_weights",
-                    "",
-                    f"there is no file {wanted}",
-                    "give a file, `official`, `auto` or `none`",
-                )
-            ]
-        )
-    known = next((file for file in spec.weights if file.name == path.name), None)
-    return path, known, []
+    known = next((file for file in spec.weights if path.name in {file.name, Path(file.name).stem}), None)
+    if path.is_file():
+        return path, known, []
+    if known is not None:
+        return fetch_weights(known), known, []
+    others = "".join(f", {Path(file.name).stem}" for file in spec.weights[1:])
+    hint = f"give a file, `official`, `auto` or `none`{others}"
+    raise ConfigError([Mistake("model.pretrain_weights", "", f"there is no file {wanted}", hint)])
 
 
 def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig) -> tuple[list[str], list[str], str]:
