@@ -245,7 +245,7 @@ def test_too_little_memory_or_disk_is_refused_before_a_picture_is_read(
     stores(split, "disk")  # it is there: nothing more is needed
     with pytest.raises(DetloomError, match=r"data\.cache=disk is too large here") as caught:
         stores(split, "disk", InputRule(size=(64, 96)))
-    assert "0.1 MB of caches of other data or sizes may be deleted there" in caught.value.hint
+    assert "0.1 MB of other data or sizes lie there (detloom cache clear --kind pixels)" in caught.value.hint
     assert len(folders(split)) == 1
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "the 12 COCO numbers of a run or an exported file on a data set",
     "predict": "detect objects in images with a run or an exported file",
     "export": "write a deployable file and prove that it equals the checkpoint",
+    "cache": "what is kept of fetched data and decoded images, and clearing it",
     "plugins": "list the plugins that are here, and why some were left out",
     "config": "show, explain and describe the configuration",
 }

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detloom.data.cache_use import hold
 from detloom.data.dataset import ImageInfo, Split
 from detloom.data.facts import Progress, cache_dir
 from detloom.data.images import decode_image
@@ -123,6 +124,8 @@ def build_stores(
         return [None] * len(splits)
     wanted = [_Wanted(split, rule, _shapes(split, rule)) for split in splits]
     distinct = {one.key: one for one in wanted if len(one.split)}
+    for one in distinct.values() if kind == "disk" else ():
+        hold(one.folder, f"{len(one.split)} images of {one.split.name}, {rule.size[1]}x{rule.size[0]}")
     todo = {key: one for key, one in distinct.items() if kind == "ram" or not _is_whole(one, one.folder)}
     _demand_room(kind, list(distinct.values()), sum(one.bytes for one in todo.values()))
     total, done = sum(len(one.split) for one in todo.values()), 0
@@ -255,7 +258,7 @@ def _demand_room(kind: CacheKind, stores: Sequence[_Wanted], needed: int) -> Non
         others = "disk or data.cache=none" if kind == "ram" else "none, or set DETLOOM_CACHE to a larger disk"
         hint = f"lower training.resolution, or set data.cache={others}"
         if kind == "disk" and (kept := _size_of(cache_dir() / "pixels")):
-            hint += f"; {_gigabytes(kept)} of caches of other data or sizes may be deleted there"
+            hint += f"; {_gigabytes(kept)} of other data or sizes lie there (detloom cache clear --kind pixels)"
         raise DetloomError(f"data.cache={kind} is too large here: {said}", hint=hint)
     say(f"cache    {said}")
 

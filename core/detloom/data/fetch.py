@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detloom.data.before import Before, located
+from detloom.data.cache_use import hold, release
 from detloom.data.facts import cache_dir
 from detloom.data.records import SourcePlan
 from detloom.errors import DetloomError
+from detloom.redaction import redacted
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
@@ -83,7 +85,11 @@ def _fetched(element: Element, source: Source, plan: SourcePlan, config: Resolve
             deadline_s=config.config.data.fetch_deadline,
             progress=lambda done, total: reading.update(done // _MB, total // _MB),
         )
-        tree = source.fetch(plan, _cache(element, host) / folder_name(plan), context)
+        dest = _cache(element, host) / folder_name(plan)
+        hold(dest, redacted(plan.identity))  # before it is looked at: from now on nobody clears it
+        tree = source.fetch(plan, dest, context)
+        if not dest.exists():  # data that stay where they are
+            release(dest)
     log.info("data from %s, revision %s, are in %s", plan.identity, plan.revision, tree.root)
     return Fetched(element, tree, plan)
 

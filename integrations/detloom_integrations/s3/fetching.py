@@ -41,14 +41,15 @@ class Fetch:
         tree = folder / TREE
         remove_tree(tree)
         tree.mkdir(parents=True)
+        # Until every object has its link: what has none may be cleared.
         with locked(self.store / ".lock", self.deadline):
             files = self._objects(placed)
-        for one, file in zip(placed, files, strict=True):
-            self.deadline.check()
-            if one.folder is None:
-                _link(file, tree / one.path)
-            else:
-                self._unpack(one, file, tree / one.folder)
+            for one, file in zip(placed, files, strict=True):
+                self.deadline.check()
+                if one.folder is None:
+                    _link(file, tree / one.path)
+                else:
+                    self._unpack(one, file, tree / one.folder)
         root = unwrapped(tree) if any(one.folder == "." for one in placed) else tree
         write_json(folder / RECORD, {"root": str(root.relative_to(folder)), "files": _states(tree)})
 
