@@ -1,14 +1,17 @@
-"""Reading 10,000 images with 70,000 boxes in COCO, YOLO and Pascal VOC: our readers against a plain parse of the files.
+"""Reading 10,000 images with 70,000 boxes in COCO, YOLO and Pascal VOC: our readers against a plain parse of the files,
+and against datumaro and supervision where these are installed (an environment of their own: datumaro pins versions).
 
     python benchmarks/formats.py [IMAGES]
 
 The plain parse opens the same files and makes lists of numbers, without a single check: json.load for COCO, split and
-float for YOLO, xml.etree for Pascal VOC. Reading gives records (places, findings); the whole load adds the validator
-and knows the pictures already, as any second look at data does. Libraries that are installed are measured too.
+float for YOLO, xml.etree for Pascal VOC. Reading gives records, which is what the libraries give, with places and
+findings; the whole load adds the check of every object and knows the pictures already, as any second look at data does.
+The ways of reading take turns: each round measures every one of them once, and the boxes of all are counted.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -18,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
@@ -40,58 +44,99 @@ def main() -> None:
         os.environ["DETLOOM_CACHE"] = str(Path(folder) / "cache")
         places = {name: Path(folder) / name for name in ("coco", "yolo", "voc")}
         make(places, count)
-        plain: dict[str, Callable[[Path], object]] = {"coco": plain_coco, "yolo": plain_yolo, "voc": plain_voc}
-        rows = {}
-        for name, place in places.items():
-            load(name, place)  # the pictures become known
-            rows[name] = {
-                "plain": median(plain[name], place),
-                "read": median(lambda root, name=name: drain(read(name, root)), place),
-                "load": median(lambda root, name=name: load(name, root), place),
-            }
-        digests = {load(name, place) for name, place in places.items()}
-        lines = report(rows, count, len(digests) == 1)
-        lines += others(places)
-    record("formats", lines)
+        digests = {load(name, place) for name, place in places.items()}  # and the pictures become known
+        ways = every_way()
+        boxes = {key: boxes_of(way(places[key[1]])) for key, way in ways.items() if key[0] in COUNTED}
+        seconds: dict[Key, list[float]] = {key: [] for key in ways}
+        for _ in range(ROUNDS):
+            for key, way in ways.items():
+                seconds[key].append(cpu_seconds(way, places[key[1]]))
+        medians = {key: statistics.median(values) for key, values in seconds.items()}
+        record("formats", report(medians, boxes, count, len(digests) == 1))
 
 
-def report(rows: dict[str, dict[str, float]], count: int, same: bool) -> list[str]:
-    loads = [row["load"] for row in rows.values()]
+Key = tuple[str, str]
+"""Who reads, and which format."""
+COUNTED = ("reading", "datumaro", "supervision")
+
+
+def every_way() -> dict[Key, Callable[[Path], Any]]:
+    plain = {"coco": plain_coco, "yolo": plain_yolo, "voc": plain_voc}
+    ways: dict[Key, Callable[[Path], Any]] = {("plain parse", name): way for name, way in plain.items()}
+    for name in plain:
+        ways["reading", name] = lambda root, name=name: list(read(name, root))  # type: ignore[misc]
+        ways["whole load", name] = lambda root, name=name: load(name, root)  # type: ignore[misc]
+    return ways | others()
+
+
+def report(medians: dict[Key, float], boxes: dict[Key, int], count: int, same: bool) -> list[str]:
+    who = list(dict.fromkeys(key[0] for key in medians))
+    names = ("coco", "yolo", "voc")
     lines = [
-        f"{count:,} images, {count * BOXES:,} boxes; median of {ROUNDS} rounds, seconds of CPU time",
+        f"{count:,} images, {count * BOXES:,} boxes; median of {ROUNDS} rounds, seconds of CPU time; "
+        f"{', '.join(versions()) or 'no other library is installed'}",
         "",
-        "| format | plain parse | reading | reading / plain | whole load |",
-        "|---|---|---|---|---|",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
     ]
-    for name, row in rows.items():
-        ratio = row["read"] / row["plain"]
-        lines.append(f"| {name} | {row['plain']:.2f} | {row['read']:.2f} | {ratio:.1f} | {row['load']:.2f} |")
-    return [
-        *lines,
+    lines += [f"| {one} | {' | '.join(f'{medians[one, name]:.2f}' for name in names)} |" for one in who]
+    loads = [medians["whole load", name] for name in names]
+    lines += [
         "",
         f"The slowest whole load takes {max(loads) / min(loads):.2f} times the fastest; "
         f"the digests are {'the same' if same else 'DIFFERENT'}.",
     ]
+    wrong = {key: found for key, found in boxes.items() if found != count * BOXES}
+    return [*lines, "All found the same number of boxes." if not wrong else f"Other numbers of boxes: {wrong}."]
 
 
-def others(places: dict[str, Path]) -> list[str]:
+def versions() -> list[str]:
+    return [
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("datumaro", "supervision")
+        if importlib.util.find_spec(name)
+    ]
+
+
+def others() -> dict[Key, Callable[[Path], Any]]:
     """Loading with other libraries, where they are installed."""
-    lines = []
-    if importlib.util.find_spec("supervision"):
-        import supervision  # type: ignore[import-not-found]
-
-        def with_supervision(root: Path) -> object:
-            images, labels = str(root / "images" / "train"), str(root / "labels" / "train")
-            return supervision.DetectionDataset.from_yolo(images, labels, str(root / "data.yaml"))
-
-        lines.append(f"supervision, YOLO: {median(with_supervision, places['yolo'], 1):.2f} s")
+    ways: dict[Key, Callable[[Path], Any]] = {}
     if importlib.util.find_spec("datumaro"):
         from datumaro import Dataset  # type: ignore[import-not-found]
 
-        for name, called in (("coco", "coco"), ("yolo", "yolo_ultralytics"), ("voc", "voc")):
-            seconds = median(lambda root, called=called: drain(Dataset.import_from(str(root), called)), places[name], 1)
-            lines.append(f"datumaro, {name}: {seconds:.2f} s")
-    return ["", *lines] if lines else []
+        for name in ("coco", "yolo", "voc"):
+            ways["datumaro", name] = lambda root, name=name: list(Dataset.import_from(str(root), name))  # type: ignore[misc]
+    if importlib.util.find_spec("supervision"):
+        import supervision  # type: ignore[import-not-found]
+
+        kind = supervision.DetectionDataset
+
+        def coco(root: Path) -> list[Any]:
+            files = sorted((root / "annotations").glob("*.json"))
+            return [kind.from_coco(str(root / "images"), str(file)) for file in files]
+
+        def yolo(root: Path) -> list[Any]:
+            at = [(str(root / "images" / split), str(root / "labels" / split)) for split in ("train", "val")]
+            return [kind.from_yolo(images, labels, str(root / "data.yaml")) for images, labels in at]
+
+        def voc(root: Path) -> list[Any]:
+            return [kind.from_pascal_voc(str(root / "JPEGImages"), str(root / "Annotations"))]
+
+        ways |= {("supervision", "coco"): coco, ("supervision", "yolo"): yolo, ("supervision", "voc"): voc}
+    return ways
+
+
+def boxes_of(found: list[Any]) -> int:
+    """Of records, of datumaro's items, of supervision's data sets."""
+    count = 0
+    for one in found:
+        if hasattr(one, "objects"):
+            count += len(one.objects)
+        elif hasattr(one, "media"):
+            count += sum(annotation.type.name == "bbox" for annotation in one.annotations)
+        elif hasattr(one, "image_paths"):
+            count += sum(len(detections) for detections in one.annotations.values())
+    return count
 
 
 # ---- ours
@@ -106,10 +151,6 @@ def load(name: str, root: Path) -> str:
     plugins = discover()
     values = {"data.local.path": str(root), "data.format": name, "export.format": []}
     return load_dataset(resolve(plugins, [mapping_layer(values)]), plugins).digest
-
-
-def drain(items: Iterable[object]) -> int:
-    return sum(1 for _ in items)
 
 
 # ---- plain
@@ -137,16 +178,17 @@ def plain_voc(root: Path) -> object:
     return boxes
 
 
-def median(call: Callable[[Path], object], root: Path, rounds: int = ROUNDS) -> float:
-    times = []
-    for _ in range(rounds):
-        started = time.process_time()
-        call(root)
-        times.append(time.process_time() - started)
-    return statistics.median(times)
+def cpu_seconds(call: Callable[[Path], Any], root: Path) -> float:
+    started = time.process_time()
+    call(root)
+    return time.process_time() - started
 
 
 # ---- the data
+
+
+NEEDED: dict[str, object] = {"iscrowd": 0, "segmentation": []}
+"""What datumaro does not read COCO without."""
 
 
 def make(places: dict[str, Path], count: int) -> None:
@@ -173,7 +215,7 @@ def make(places: dict[str, Path], count: int) -> None:
         images.append({"id": number, "file_name": f"{name}.png", "width": WIDTH, "height": HEIGHT})
         for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=True):
             entry = {"id": number * BOXES + len(annotations) % BOXES, "image_id": number, "category_id": label}
-            annotations.append({**entry, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)})
+            annotations.append({**entry, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), **NEEDED})
         (places["yolo"] / "labels" / split / f"{name}.txt").write_text(yolo_text(labels, boxes))
         (places["voc"] / "Annotations" / f"{name}.xml").write_text(voc_text(name, labels, boxes))
     names = [f"class{index}" for index in range(CLASSES)]
@@ -184,6 +226,8 @@ def make(places: dict[str, Path], count: int) -> None:
         main = places["voc"] / "ImageSets" / "Main"
         main.mkdir(parents=True, exist_ok=True)
         (main / f"{split}.txt").write_text("".join(lists[split]))
+    labels_of_voc = "".join(f"{name}:::\n" for name in names)
+    (places["voc"] / "labelmap.txt").write_text(f"# label:color_rgb:parts:actions\n{labels_of_voc}")
     text = f"train: images/train\nval: images/val\nnames: {json.dumps(names)}\n"
     (places["yolo"] / "data.yaml").write_text(text)
 
