@@ -99,6 +99,7 @@ LEGAL: dict[str, tuple[str, Any]] = {
     "data.class_aliases": ("{kitten: cat, St. Bernard: dog}", {"kitten": "cat", "St. Bernard": "dog"}),
     "data.drop_classes": ("bird, horse", ["bird", "horse"]),
     "data.conflicts": ("union", "union"),
+    "data.size_mismatch": ("scale", "scale"),
     "data.split.mode": ("anew", "anew"),
     "data.split.stratify": ("yes", True),
     "data.split.group": ("p\\d+", "p\\d+"),

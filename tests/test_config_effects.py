@@ -109,6 +109,7 @@ CONTEXTS: dict[str, Values] = {
     "unknown class": {"data.local.path": "{broken}"},
     "unknown class, limited": {"data.local.path": "{broken}", "data.max_left_out": 0.5},
     "unknown class, lenient": {"data.local.path": "{broken}", "data.policy": "lenient"},
+    "other size": {"data.local.path": "{resized}", "training.epochs": 1},
     "nearly leaking": {"data.local.path": "{near}", "training.epochs": 1},
     "losses": LOSSES,
     **{name: {**LOSSES, "loss.classification": name} for name in CLASS_LOSSES},
@@ -222,6 +223,7 @@ ROWS = [
     Row("data.split.seed", 3, ("trained", "evaluation"), "one json, with a test"),
     Row("data.policy", "lenient", ("error", "place"), "unknown class, limited"),
     Row("data.allow", ["unknown-class"], ("error", "place"), "unknown class"),
+    Row("data.size_mismatch", "scale", ("error", "place"), "other size"),
     Row("data.max_left_out", 0.5, ("error", "place"), "unknown class, lenient"),
     Row("data.near_duplicates", False, ("data",), "nearly leaking", keeps=("trained", "best")),
     Row("data.local.path", "{other}", ("data", "trained")),
@@ -333,12 +335,14 @@ DETR_LEAVES = detr_leaves()
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Data sets and weights files by the name that stands in braces in the tables."""
     root = tmp_path_factory.mktemp("material")
-    names = ("data", "other", "one", "broken", "files", "beside", "rival", "rare", "lists", "near", "masked")
+    names = ("data", "other", "one", "broken", "files", "beside", "rival", "rare", "lists", "near", "masked", "resized")
     folders = {name: root / name for name in names}
     for split, images, seed in (("train", 8, 0), ("valid", 4, 100), ("test", 2, 200)):
         data_tools.write_split(folders["data"] / split, data_tools.document(images, seed), seed)
     data_tools.sound_data(folders["broken"])
     data_tools.edit(folders["broken"], lambda content: content["annotations"][0].update(category_id=99))
+    data_tools.sound_data(folders["resized"])
+    data_tools.edit(folders["resized"], lambda content: content["images"][0].update(width=128, height=96))
     data_tools.sound_data(folders["near"])
     Image.fromarray(data_tools.picture(0) // 20 * 20 + 10).save(folders["near"] / "valid" / "p100.png")
     data_tools.sound_data(folders["other"], images=6)

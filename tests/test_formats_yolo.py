@@ -236,6 +236,37 @@ def test_a_path_out_of_the_data_is_refused(entry: str, tmp_path: Path) -> None:
     assert "data.yaml:" in report.refused[1].where
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: ../mine\ntrain: images/train\nval: images/val\n",
+        "path: {mine}\ntrain: images/train\nval: images/val\n",
+        "train: {mine}/images/train\nval: [{mine}/images/val]\n",
+        "train: ../mine/images/train\nval: ../mine/images/val\n",
+        "train: images/train\nval: images/val\n",
+    ],
+)
+def test_a_description_elsewhere_reads_the_folder_that_is_named_beside_it_and_no_other(
+    text: str, tmp_path: Path
+) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    tools.yolo_ultralytics(mine)
+    (mine / "data.yaml").unlink()
+    other.mkdir()
+    (other / "pets.yaml").write_text(text.format(mine=mine) + "names: [cat, dog]\n")
+    refused = look(other / "pets.yaml").refused
+    if "mine" in text:
+        (finding,) = [finding for finding in refused if finding.code == "path-escape"]
+        assert f"allow it with --images {mine})" in finding.where
+    dataset = load(other / "pets.yaml", local__images=str(mine))
+    assert tools.boxes(dataset) == {name: list(objects) for name, objects in tools.TRUTH.items()}
+    (mine / "images" / "val" / "p3.png").unlink()
+    secret = tmp_path / "secret.png"
+    tools.paint(tools.SHOTS[3], secret)
+    (mine / "images" / "val" / "p3.png").symlink_to(secret)
+    assert codes(look(other / "pets.yaml", local__images=str(mine)))["path-escape"] == 1
+
+
 def test_links_out_of_the_data_are_refused_and_links_inside_are_followed(tmp_path: Path) -> None:
     root = tmp_path / "data"
     tools.yolo_ultralytics(root)

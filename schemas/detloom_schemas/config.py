@@ -396,6 +396,13 @@ class DataConfig(Settings):
             "anyway; none: 0.01 for what lenient leaves out, no limit for the codes in `allow`"
         ),
     ] = None
+    size_mismatch: Annotated[
+        Literal["refuse", "picture", "scale"],
+        Field(
+            description="when the written size of an image is not the picture's: refuse; picture: the size is wrong, "
+            "and boxes are pixels of the picture; scale: the picture was resized, and boxes and masks with it"
+        ),
+    ] = "refuse"
     near_duplicates: Annotated[bool, Field(description="look for pictures of one split that are nearly in another")] = (
         True
     )

@@ -90,10 +90,14 @@ CODES: dict[str, Code] = {
     ),
     "corrupt-image": _image("the image file is damaged"),
     "truncated-image": _image("the image file ends too early", "copy it again"),
-    "image-too-large": _image("the image has more pixels than is sane"),
+    "image-too-large": _image(
+        "the image has more pixels than is sane", "raise the limit with the environment's DETLOOM_MAX_PIXELS"
+    ),
     "unsupported-image": _image("the image has a kind of pixels that cannot be read"),
     "path-escape": _image("a file name leads out of the data's folder"),
-    "size-mismatch": _image("the annotated image size is not the size of the picture"),
+    "size-mismatch": _image(
+        "the annotated image size is not the size of the picture", "data.size_mismatch says what that means"
+    ),
     "duplicate-image-id": _image("several images share an id"),
     "label-without-image": _image("a label file belongs to no image"),
     "missing-annotation-file": _image("an image is listed, but its annotation file is not there"),
@@ -135,6 +139,12 @@ CODES: dict[str, Code] = {
     "box-outside": _mended("a box reaches out of the image", "clipped to the image"),
     "polygon-outside": _mended("a polygon reaches out of the image", "clipped to the image"),
     "empty-mask": _mended("a mask without a pixel", "the box is kept where there is one"),
+    "size-replaced": _mended(
+        "the annotated image size is not the size of the picture", "boxes are taken as pixels of the picture"
+    ),
+    "size-scaled": _mended(
+        "the annotated image size is not the size of the picture", "boxes and masks are scaled with the picture"
+    ),
     "masks-unclear": _mended(
         "a picture of masks cannot be read as the objects of its image", "the boxes alone are used"
     ),

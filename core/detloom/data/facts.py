@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from detloom.data.pixel_limit import max_pixels
+
 Progress = Callable[[int, int], None]
 
 # Part of the key: facts that an older reader found out are not taken over.
@@ -126,13 +128,14 @@ class _Cache:
                 facts = ImageFacts(**json.loads(row[0])) if row else None
             except (sqlite3.Error, ValueError, TypeError):
                 continue
-            if facts is not None:
+            # The limit of pixels may have been another one.
+            if facts is not None and facts.width * facts.height <= max_pixels():
                 yield path, facts
 
     def save(self, rows: Iterable[tuple[str, ImageFacts]]) -> None:
         if self._connection is None:
             return
-        values = [(key, json.dumps(asdict(facts))) for key, facts in rows]
+        values = [(key, json.dumps(asdict(facts))) for key, facts in rows if facts.fault != "image-too-large"]
         with contextlib.suppress(sqlite3.Error), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", values)
 

@@ -19,10 +19,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from detloom.data.headers import Header, parse_header, png_is_sound
+from detloom.data.pixel_limit import VARIABLE, max_pixels
 from detloom.errors import DataError
-
-MAX_PIXELS = 200_000_000
-"""Larger pictures are refused before they are decoded: a few kilobytes can hold a picture of a terabyte."""
 
 # Remarks of the strict JPEG decoder about files whose pixels are all there: phones write odd scan parameters, and a
 # few stray bytes before the end marker.
@@ -77,9 +75,9 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     if not data:
         raise ImageError("corrupt-image", "the file is empty", name)
     header = parse_header(data)
-    if header is not None and header.width * header.height > MAX_PIXELS:
+    if header is not None and header.width * header.height > (limit := max_pixels()):
         raise ImageError(
-            "image-too-large", f"{header.width}x{header.height} pixels; at most {MAX_PIXELS:,} are read", name
+            "image-too-large", f"{header.width}x{header.height} pixels; at most {limit:,} are read ({VARIABLE})", name
         )
     if header is not None and not header.complete:
         raise ImageError("truncated-image", f"the {header.format} file ends too early", name)

@@ -136,7 +136,9 @@ def _read(
     ]
     split = _split_rules(config, before.folder if before else None)
     policy = Policy(data.policy, tuple(data.allow), data.max_left_out)
-    options = ReadOptions(split, for_training, progress, policy, data.near_duplicates, marks, data.conflicts)
+    options = ReadOptions(
+        split, for_training, progress, policy, data.near_duplicates, marks, data.conflicts, data.size_mismatch
+    )
     records = merged(parts, rules) if several or rules else parts[0].records
     dataset, findings = validate(whole_name(names), records, options)
     if dataset is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from detloom.data.findings import Box, FindingBook
-from detloom.data.masks import RLE, BadSegmentationError, rle_area, rle_box, to_rle, turn_rle
+from detloom.data.masks import RLE, BadSegmentationError, rle_area, rle_box, scale_rle, to_rle, turn_rle
 from detloom.data.records import ObjectRecord
 
 ROUNDING_PX = 0.01
@@ -40,15 +40,18 @@ class CheckedObject:
 @dataclass(frozen=True, slots=True)
 class Frame:
     """The image that objects lie in. width, height: upright. turn: EXIF orientation that the annotations still need
-    (1: none)."""
+    (1: none). drawn: (width, height) of the picture that was annotated, when it was scaled since."""
 
     width: int
     height: int
     turn: int = 1
+    drawn: tuple[int, int] | None = None
 
     @property
     def annotated_size(self) -> tuple[int, int]:
         """(height, width) of the picture that was annotated."""
+        if self.drawn is not None:
+            return self.drawn[1], self.drawn[0]
         return (self.width, self.height) if self.turn >= 5 else (self.height, self.width)
 
 
@@ -72,6 +75,8 @@ def _check_object(
     label = _label(record, labels, book)
     if record.relative:
         record = in_pixels(record, *frame.annotated_size)
+    if frame.drawn is not None:
+        record = _scaled_with(record, frame.width / frame.drawn[0], frame.height / frame.drawn[1])
     rle = _mask(record, frame, book)
     written = _written_box(record, frame, book)
     if written is not None:
@@ -102,7 +107,17 @@ def in_pixels(record: ObjectRecord, height: int, width: int) -> ObjectRecord:
     )  # fmt: skip
 
 
-def _scaled(values: Any, sides: tuple[int, int]) -> Any:
+def _scaled_with(record: ObjectRecord, across: float, down: float) -> ObjectRecord:
+    """Where the object lies now that its picture has another size. RLE is scaled when it is decoded."""
+    segmentation, area = record.segmentation, record.area
+    if isinstance(segmentation, list):
+        segmentation = [_scaled(polygon, (across, down)) for polygon in segmentation]
+    if isinstance(area, int | float) and not isinstance(area, bool):
+        area = area * across * down
+    return replace(record, bbox=_scaled(record.bbox, (across, down)), segmentation=segmentation, area=area)
+
+
+def _scaled(values: Any, sides: tuple[float, float]) -> Any:
     """x and y in turns, times width and height."""
     if not isinstance(values, list | tuple) or not all(isinstance(value, int | float) for value in values):
         return values
@@ -175,13 +190,16 @@ def _mask(record: ObjectRecord, frame: Frame, book: FindingBook) -> RLE | None:
     if record.segmentation is None or record.segmentation in ([], {}):
         return None
     try:
-        rle = to_rle(record.segmentation, *frame.annotated_size)
+        is_rle = isinstance(record.segmentation, Mapping)
+        size = frame.annotated_size if is_rle or frame.drawn is None else (frame.height, frame.width)
+        rle = to_rle(record.segmentation, *size)
     except BadSegmentationError as fault:
         book.add("bad-segmentation", f"{record.where} ({fault})", box=plain_box(record.bbox))
         raise _LeftOutError from None
     if rle_area(rle) == 0:
         book.add("empty-mask", record.where, objects=0 if record.bbox else 1, box=plain_box(record.bbox))
         return None
+    rle = rle if frame.drawn is None else scale_rle(rle, (frame.height, frame.width))
     return rle if frame.turn == 1 else turn_rle(rle, frame.turn)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from detloom.data.facts import ImageFacts
 from detloom.data.findings import FindingBook
 from detloom.data.objects import Frame
 from detloom.data.records import ImageRecord
+
+Sizes = Literal["refuse", "picture", "scale"]
 
 _KINDS = {
     ".jpg": "jpeg", ".jpeg": "jpeg", ".jpe": "jpeg", ".jfif": "jpeg", ".png": "png", ".gif": "gif", ".bmp": "bmp",
@@ -28,8 +31,9 @@ def is_there(record: ImageRecord, book: FindingBook) -> bool:
     return False
 
 
-def frame_of(record: ImageRecord, facts: ImageFacts, book: FindingBook) -> Frame | None:
-    """None when the picture is unusable or is not the one that was annotated."""
+def frame_of(record: ImageRecord, facts: ImageFacts, sizes: Sizes, book: FindingBook) -> Frame | None:
+    """None when the picture is unusable or is not the one that was annotated. sizes: what a size that is not the
+    picture's means."""
     objects = len(record.objects)
     if facts.fault:
         book.add(facts.fault, f"{record.where} ({record.file_name}: {facts.reason})", objects=objects)
@@ -43,12 +47,18 @@ def frame_of(record: ImageRecord, facts: ImageFacts, book: FindingBook) -> Frame
         book.add("exif-raw-boxes", f"{record.where} ({record.file_name}: EXIF orientation {facts.orientation})")
         return Frame(facts.width, facts.height, facts.orientation)
     swapped = ", swapped" if written == (facts.height, facts.width) else ""
-    book.add(
-        "size-mismatch",
+    place = (
         f"{record.where} ({record.file_name}: written {record.width}x{record.height}, "
-        f"the picture has {facts.width}x{facts.height}{swapped})",
-        objects=objects,
+        f"the picture has {facts.width}x{facts.height}{swapped})"
     )
+    if sizes == "picture":
+        book.add("size-replaced", place)
+        return Frame(facts.width, facts.height)
+    width, height = record.width or 0, record.height or 0
+    if sizes == "scale" and width > 0 and height > 0:
+        book.add("size-scaled", place)
+        return Frame(facts.width, facts.height, drawn=(width, height))
+    book.add("size-mismatch", place, objects=objects)
     return None
 
 

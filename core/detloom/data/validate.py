@@ -28,7 +28,7 @@ from detloom.data.overview import (
     similar_classes,
     written_in,
 )
-from detloom.data.pictures import Facts, compare_names, frame_of, is_there, remark
+from detloom.data.pictures import Facts, Sizes, compare_names, frame_of, is_there, remark
 from detloom.data.policy import Policy
 from detloom.data.records import ClassRecord, Finding, ImageRecord
 
@@ -37,7 +37,8 @@ from detloom.data.records import ClassRecord, Finding, ImageRecord
 class ReadOptions:
     """for_training: a training and a validation split must be there or be made; without it splits stay as they
     are. near_duplicates: look for pictures of one split that are nearly in another. marks: gets every single place of
-    every finding. conflicts: what becomes of a picture that has other objects in two sources."""
+    every finding. conflicts: what becomes of a picture that has other objects in two sources. sizes:
+    what a written size means that is not the picture's."""
 
     split: SplitRules = field(default_factory=SplitRules)
     for_training: bool = True
@@ -46,6 +47,7 @@ class ReadOptions:
     near_duplicates: bool = True
     marks: list[Mark] | None = None
     conflicts: Conflicts = "refuse"
+    sizes: Sizes = "refuse"
 
 
 @dataclass(slots=True)
@@ -67,7 +69,11 @@ def validate(
     facts = _facts(read.images, options.progress)
     with collector_at_rest():
         written = written_in(read.images, labels)
-        images = _check_images(read.images, facts, labels, told) if labels else _look_only(read.images, facts, told)
+        images = (
+            _check_images(read.images, facts, labels, options.sizes, told)
+            if labels
+            else _look_only(read.images, facts, options.sizes, told)
+        )
     told.book.sight = told.follow.sight = ("", "", None)
     if class_map is None or not images:
         if class_map is not None:
@@ -144,12 +150,12 @@ def _facts(records: Sequence[ImageRecord], progress: Progress | None) -> Facts:
 
 
 def _check_images(
-    records: list[ImageRecord], facts: Facts, labels: Mapping[int | str, int], told: Told
+    records: list[ImageRecord], facts: Facts, labels: Mapping[int | str, int], sizes: Sizes, told: Told
 ) -> list[CheckedImage]:
     """Images that can be used, with their objects; the records' own objects are gone then, so that large data do not
     lie in memory twice."""
     compare_names(records, told.book)
-    frames = [frame for _, frame in _frames(records, facts, told.book)]
+    frames = [frame for _, frame in _frames(records, facts, sizes, told.book)]
     there = [(n, frame) for n, frame in enumerate(frames) if frame is not None]
     mistaken = mistaken_splits(((records[n], frame) for n, frame in there), told.book)
     checked = []
@@ -161,20 +167,20 @@ def _check_images(
     return checked
 
 
-def _look_only(records: Sequence[ImageRecord], facts: Facts, told: Told) -> list[CheckedImage]:
+def _look_only(records: Sequence[ImageRecord], facts: Facts, sizes: Sizes, told: Told) -> list[CheckedImage]:
     """Without classes nothing can be said of objects."""
-    list(_frames(records, facts, told.book))
+    list(_frames(records, facts, sizes, told.book))
     return []
 
 
 def _frames(
-    records: Sequence[ImageRecord], facts: Facts, book: FindingBook
+    records: Sequence[ImageRecord], facts: Facts, sizes: Sizes, book: FindingBook
 ) -> Iterable[tuple[ImageRecord, Frame | None]]:
     """Of every record; None for those that cannot be used."""
     for record in records:
         if is_there(record, book):
             assert record.path is not None
-            yield record, frame_of(record, facts[record.path], book)
+            yield record, frame_of(record, facts[record.path], sizes, book)
         else:
             yield record, None
 

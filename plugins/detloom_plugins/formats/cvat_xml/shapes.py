@@ -8,11 +8,9 @@ from typing import Any
 from detloom.data.findings import found
 from detloom.data.layout import brief
 from detloom.data.markup import Element
+from detloom.data.pixel_limit import max_pixels
 from detloom.data.records import Finding, ObjectRecord
 from detloom.data.shapes import Point, box_of, ellipse, flat, number, rotated_corners
-
-MAX_PIXELS = 200_000_000
-"""As for pictures: a few bytes can describe a mask of a terabyte."""
 
 _IGNORED = {"attribute"}
 _Size = tuple[int | None, int | None]
@@ -79,7 +77,7 @@ def _mask(shape: Element, label: str, where: str, size: _Size) -> Iterator[Objec
         return
     left, top, width, height = (int(value) if value.is_integer() else -1 for value in place)
     full_width, full_height = size
-    if full_width is None or full_height is None or full_width * full_height > MAX_PIXELS:
+    if full_width is None or full_height is None or full_width * full_height > max_pixels():
         yield found("bad-segmentation", f"{where} (no usable size of the image is written)")
         return
     if min(left, top) < 0 or min(width, height) < 1 or left + width > full_width or top + height > full_height:

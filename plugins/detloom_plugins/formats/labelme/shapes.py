@@ -11,10 +11,10 @@ from typing import Any
 
 from detloom.data.findings import found
 from detloom.data.layout import brief
+from detloom.data.pixel_limit import max_pixels
 from detloom.data.records import Finding, ObjectRecord
 from detloom.data.shapes import Point, box_of, ellipse, flat
 
-MAX_PIXELS = 200_000_000
 _Size = tuple[int | None, int | None]
 
 
@@ -97,7 +97,7 @@ def _mask(text: Any, corner: Point, where: str, size: _Size) -> tuple[None, Any]
     from detloom.data.masks import encode_mask
 
     width, height = size
-    if width is None or height is None or width * height > MAX_PIXELS:
+    if width is None or height is None or width * height > max_pixels():
         return found("bad-segmentation", f"{where} (no usable size of the image is written)")
     try:
         data = base64.b64decode(text if isinstance(text, str) else "", validate=True)

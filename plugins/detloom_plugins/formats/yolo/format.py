@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ SAMPLED = 64
 
 class YOLOFormat:
     def sniff(self, tree: DataTree) -> Sniff:
-        description = describe_tree(tree)
+        description, tree = described(tree)
         if isinstance(description, str):
             return Sniff(0.0, description)
         labels = _sample(description, tree)
@@ -42,7 +44,7 @@ class YOLOFormat:
         from detloom.data.findings import found
         from detloom_plugins.formats.yolo.reader import read_places
 
-        description = describe_tree(tree)
+        description, tree = described(tree)
         if isinstance(description, str):
             yield found("unreadable-file", description)
             return
@@ -66,6 +68,19 @@ class YOLOFormat:
         from detloom_plugins.formats.yolo.writer import losses_of
 
         return losses_of(dataset)
+
+
+def described(tree: DataTree) -> tuple[Description | str, DataTree]:
+    """What describes the data, or why nothing does; and where they lie: whoever names a data.yaml and a folder of
+    images (`path` leads out of the yaml's own folder) means that folder."""
+    description = describe_tree(tree)
+    if isinstance(description, str) or not (tree.annotations and tree.images):
+        return description, tree
+    root = tree.images[0]
+    if not Path(os.path.realpath(description.base)).is_relative_to(root.resolve()):
+        description.base = root
+    description.home = root
+    return description, replace(tree, root=root)
 
 
 def _sample(description: Description, tree: DataTree) -> list[Path]:

@@ -56,10 +56,17 @@ def _place(split: str, text: str, where: str, description: Description, root: Pa
                 yield Place(split, candidate if not _climbs(candidate) else real, is_list)
                 return
     if written.exists() and not Path(os.path.realpath(written)).is_relative_to(root):
-        outside = f"{where} ({str(written)!r} is outside {root}: give that folder as the data)"
+        real = Path(os.path.realpath(written))
+        outside = f"{where} ({str(real)!r} is outside {root}: allow it with --images {_whole(real)})"
         yield found("path-escape", outside, images=0)
     else:
         yield found("missing-folder", f"{where or description.what} ({text!r}, looked for {written})")
+
+
+def _whole(images: Path) -> Path:
+    """The folder that holds a folder of images and the labels beside it."""
+    above = [parent for parent in (images, *images.parents) if parent.name == "images"]
+    return above[0].parent if above else images if images.is_dir() else images.parent
 
 
 def _climbs(path: Path) -> bool:
