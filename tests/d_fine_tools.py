@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from detloom.detector import Targets
 from detloom.specs import LossSpec, ModelContext, ModelSpec
 from detloom_plugins.models import d_fine, deimv2
-from detloom_plugins.models.d_fine.variants import Backbone, Variant
+from detloom_plugins.models._d_fine.backbones import Backbone
+from detloom_plugins.models.d_fine.variants import Variant
 from detloom_plugins.models.deimv2.variants import Variant as Deimv2Variant
 from detloom_plugins.models.deimv2.variants import VisionTransformer
 from detr_tools import HOST, Family

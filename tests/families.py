@@ -9,7 +9,7 @@ from d_fine_tools import D_FINE, DEIMV2
 from detloom.detector import Detector
 from detloom.specs import ModelContext, ModelSpec
 from detloom_plugins.models import rt_detr, rt_detr_v2, yolox
-from detloom_plugins.models.rt_detr.variants import Variant as RtDetrVariant
+from detloom_plugins.models._rt_detr.variants import Variant as RtDetrVariant
 from detr_tools import HOST, Family
 from rf_detr_tools import FAMILY as RF_DETR
 from rf_detr_tools import SEG_FAMILY as RF_DETR_SEG

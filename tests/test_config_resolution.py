@@ -406,7 +406,8 @@ def test_a_family_refuses_a_loss_role_that_it_does_not_take() -> None:
         build=lambda s, c: None,  # type: ignore[arg-type,return-value]
     )
     host = small_host(candidate("b", "entry point", "detloom_models", [spec]))
-    written = ["loss.box=giou", "loss.distribution=giou", "loss.distribution_weight=3", "loss.classification_weight=1.0"]
+    written = ["loss.box=giou", "loss.distribution=giou"]
+    written += ["loss.distribution_weight=3", "loss.classification_weight=1.0"]
     found = mistakes(typed("model.type=boxless-s", *written), host=host)
     assert "takes no box loss" in found["loss.box"].message
     assert "giou is a box loss" in found["loss.distribution"].message

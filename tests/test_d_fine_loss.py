@@ -12,11 +12,11 @@ from torch import Tensor
 
 from detloom.boxes import giou
 from detloom.losses import distribution_focal_loss, varifocal_loss
+from detloom_plugins.models._d_fine.criterion import DFineCriterion, Predictions, Sides, SideWeights
+from detloom_plugins.models._d_fine.distribution import bin_places, places_of_sides
+from detloom_plugins.models._d_fine.pairing import union
 from detloom_plugins.models._detr.criterion import TermWeights
 from detloom_plugins.models._detr.matching import Costs, Pairs, Stack, Truth
-from detloom_plugins.models.d_fine.criterion import DFineCriterion, Predictions, Sides, SideWeights
-from detloom_plugins.models.d_fine.distribution import bin_places, places_of_sides
-from detloom_plugins.models.d_fine.pairing import union
 
 BINS, QUERIES, CLASSES, LAYERS = 32, 12, 4, 3
 SIZE = (96, 160)

@@ -20,7 +20,7 @@ from detloom.train.assemble import find_weights
 from detloom.train.seeding import seed_torch
 from detloom_plugins.models import rt_detr, rt_detr_v2
 from detloom_plugins.models._detr.library import transformers
-from detloom_plugins.models.rt_detr.variants import VARIANTS, Variant
+from detloom_plugins.models._rt_detr.variants import VARIANTS, Variant
 from detr_tools import HOST, build, check_learned, drawn_batch, original_names, overfit
 from families import FAMILIES, RT_DETR_TINY, SMALL
 

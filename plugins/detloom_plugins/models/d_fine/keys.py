@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from detloom_plugins.models._d_fine.keys import DECODER
 from detloom_plugins.models._detr.keys import Renames
 
 HUB_RENAMES: Renames = (
@@ -35,20 +36,6 @@ ENCODER: Renames = (
     (r"^encoder\.(downsample_convs\.\d+)\.0\.cv(\d)\.", r"model.encoder.\1.conv\2."),
     (r"^encoder\.", "model.encoder."),
     (r"\.self_attn\.out_proj\.", ".self_attn.o_proj."),
-)
-DECODER: Renames = (
-    (r"^decoder\.input_proj\.(\d+)\.conv\.", r"model.decoder_input_proj.\1.0."),
-    (r"^decoder\.input_proj\.(\d+)\.norm\.", r"model.decoder_input_proj.\1.1."),
-    (r"^decoder\.enc_output\.proj\.", "model.enc_output.0."),
-    (r"^decoder\.enc_output\.norm\.", "model.enc_output.1."),
-    (r"^decoder\.(enc_score_head|enc_bbox_head|denoising_class_embed)\.", r"model.\1."),
-    (r"^decoder\.dec_score_head\.", "model.decoder.class_embed."),
-    (r"^decoder\.dec_bbox_head\.", "model.decoder.bbox_embed."),
-    (r"^decoder\.decoder\.", "decoder."),
-    (r"^(decoder\.layers\.\d+)\.cross_attn\.", r"\1.encoder_attn."),
-    (r"^(decoder\.layers\.\d+)\.norm1\.", r"\1.self_attn_layer_norm."),
-    (r"^(decoder\.layers\.\d+)\.norm3\.", r"\1.final_layer_norm."),
-    (r"^decoder\.", "model.decoder."),
 )
 ORIGINAL_RENAMES: Renames = (*BACKBONE, *ENCODER, *DECODER)
 """Checkpoints of the original repository (Peterande/D-FINE). It keeps two constants of the decoder twice."""

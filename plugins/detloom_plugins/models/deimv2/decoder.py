@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detloom_plugins.models.d_fine.distribution import bin_places, boxes_of_offsets
+from detloom_plugins.models._d_fine.distribution import bin_places, boxes_of_offsets
 
 LARGEST = 11.5129
 """log(1e5): where the original's inverse of the sigmoid ends."""

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from detloom.detector import LayerGroup, Outputs
 from detloom.geometry import InputRule
 from detloom.specs import ModelContext
+from detloom_plugins.models._d_fine.detector import DistributionDetector
+from detloom_plugins.models._d_fine.outputs import outputs_of_decoder
 from detloom_plugins.models._detr.detector import make_noise
 from detloom_plugins.models._detr.library import transformers
 from detloom_plugins.models._detr.matching import Truth
 from detloom_plugins.models._detr.two_stage import decoded, with_own_layout
-from detloom_plugins.models.d_fine.detector import DistributionDetector
-from detloom_plugins.models.d_fine.outputs import outputs_of_decoder
 
 from .decoder import run_layers
 from .keys import renames

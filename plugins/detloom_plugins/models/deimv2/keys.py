@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from detloom_plugins.models._d_fine.keys import DECODER
 from detloom_plugins.models._detr.keys import Renames
-from detloom_plugins.models.d_fine.keys import DECODER
 
 CONVOLUTIONS: Renames = (
     (r"^backbone\.stem\.", "model.conv_encoder.model.embedder."),

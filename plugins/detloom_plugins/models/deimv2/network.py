@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from detloom_plugins.models.d_fine.network import backbone_config as convolutions
-from detloom_plugins.models.d_fine.network import made_trainable
+from detloom_plugins.models._d_fine.network import backbone_config as convolutions
+from detloom_plugins.models._d_fine.network import made_trainable
 
 from .variants import Variant, VisionTransformer
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field  # noqa: TID253 - imported only when somebody asks for the settings
 
-from detloom_plugins.models.d_fine.settings import DistributionSettings
+from detloom_plugins.models._d_fine.settings import DistributionSettings
 
 
 class Deimv2Settings(DistributionSettings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detloom_plugins.models.d_fine.variants import B0, Backbone
+from detloom_plugins.models._d_fine.backbones import B0, Backbone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

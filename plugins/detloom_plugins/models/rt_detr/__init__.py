@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 
 from detloom.hookspecs import hookimpl
 from detloom.specs import ModelContext, ModelSpec, WeightsFile
-from detloom_plugins.models._coco_names import COCO_NAMES
-
-from .recipe import recipe
-from .variants import VARIANTS, Variant
+from detloom_plugins.models._rt_detr.recipe import recipe
+from detloom_plugins.models._rt_detr.variants import VARIANTS, Variant
+from detloom_plugins.models._rt_detr.weights import weights_file
 
 if TYPE_CHECKING:
-    from .detector import RtDetrDetector
+    from detloom_plugins.models._rt_detr.detector import RtDetrDetector
+
     from .settings import RtDetrSettings
 
 detloom_api = (0, 1)
 
 BACKBONE_SHARES = {"r18": 0.1, "r34": 0.1, "r50": 0.1, "r101": 0.01}
 """Learning rate of the backbone relative to the rest, as in the original's configuration files."""
-HUB = "https://huggingface.co/PekingU"
 
 
 def family_settings() -> RtDetrSettings:
@@ -31,19 +30,9 @@ def family_settings() -> RtDetrSettings:
 
 
 def build(variant: Variant, chosen: RtDetrSettings, context: ModelContext) -> RtDetrDetector:
-    from .detector import RtDetrDetector
+    from detloom_plugins.models._rt_detr.detector import RtDetrDetector
 
     return RtDetrDetector(variant, chosen, context)
-
-
-def weights_file(repository: str) -> WeightsFile:
-    # The hub gives no checksum in a stable place: the file is read whole before it is kept, and its hash recorded.
-    return WeightsFile(
-        name=f"{repository}.safetensors",
-        url=f"{HUB}/{repository}/resolve/main/model.safetensors",
-        licence="Apache-2.0",
-        class_names=COCO_NAMES,
-    )
 
 
 def _weights(variant: Variant) -> tuple[WeightsFile, ...]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from detloom.hookspecs import hookimpl
 from detloom.specs import ModelContext, ModelSpec
-from detloom_plugins.models.rt_detr import weights_file
-from detloom_plugins.models.rt_detr.recipe import recipe
-from detloom_plugins.models.rt_detr.variants import VARIANTS, Variant
+from detloom_plugins.models._rt_detr.recipe import recipe
+from detloom_plugins.models._rt_detr.variants import VARIANTS, Variant
+from detloom_plugins.models._rt_detr.weights import weights_file
 
 if TYPE_CHECKING:
     from .detector import RtDetrV2Detector

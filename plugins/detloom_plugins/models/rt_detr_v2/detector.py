@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from detloom_plugins.models.rt_detr.detector import RtDetrDetector, network_config
+from detloom_plugins.models._rt_detr.detector import RtDetrDetector, network_config
 
 if TYPE_CHECKING:
     from detloom_plugins.models._detr.settings import DenoisingSettings
-    from detloom_plugins.models.rt_detr.variants import Variant
+    from detloom_plugins.models._rt_detr.variants import Variant
 
 
 class RtDetrV2Detector(RtDetrDetector):

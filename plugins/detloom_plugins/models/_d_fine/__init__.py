@@ -1,0 +1,1 @@
+"""What D-FINE and DEIMv2 share: sides of boxes as distributions, their loss, HGNetV2."""

@@ -1,0 +1,1 @@
+"""What RT-DETR and RT-DETRv2 share: sizes, the detector, the recipe."""
