@@ -7,7 +7,7 @@ like a whole one, and an object that is whole like one that was changed.
 from __future__ import annotations
 
 import http.client
-from typing import Any
+from typing import Any, cast
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -52,11 +52,11 @@ class _SecureConnection(HTTPSConnection):
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
+    ConnectionCls = cast("Any", _Connection)
 
 
 class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
+    ConnectionCls = cast("Any", _SecureConnection)
 
 
 def noticing(manager: urllib3.PoolManager) -> urllib3.PoolManager:

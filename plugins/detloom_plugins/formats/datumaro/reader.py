@@ -7,6 +7,7 @@ two annotations of one group. Records carry class names and no ids; what is of o
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datumaro
 import numpy as np
 
 from detloom.data.findings import found
@@ -22,6 +22,9 @@ from detloom.data.layout import brief, shown, split_of
 from detloom.data.masks import RLE, encode_mask
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, ObjectRecord
 from detloom.errors import PluginError
+
+# Without types, and not in every environment that this file is checked in.
+datumaro: Any = importlib.import_module("datumaro")
 
 Record = ClassRecord | ImageRecord | Finding
 
@@ -132,12 +135,13 @@ class _Reader:
         if any(part.type.name == "rotated_bbox" for part in parts):
             yield found("rotated-box", place)
         label = first.label
+        known = label is not None and 0 <= label < len(self.names)
         boxes = [part for part in parts if part.type.name == "bbox"]
         plain = [part for part in parts if part.type.name in ("rotated_bbox", "ellipse")]
         box = _corners(boxes[0]) if boxes else _corners(plain[0]) if plain else None
         yield ObjectRecord(
             bbox=box,
-            class_name=self.names[label] if label is not None and 0 <= label < len(self.names) else f"class {label}",
+            class_name=str(self.names[int(label)]) if known else f"class {label}",
             segmentation=_segmentation(parts),
             crowd=any(bool(part.attributes.get("is_crowd")) for part in parts),
             where=place,
