@@ -80,7 +80,7 @@ def _is_object(annotation: Any) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Reader:
     tree: DataTree
-    names: Sequence[str]
+    names: list[str]
 
     def images(self, items: Sequence[Any]) -> Iterator[Record]:
         strange: set[str] = set()
@@ -134,14 +134,13 @@ class _Reader:
         place = f"{where}, {first.type.name} {first.id}"
         if any(part.type.name == "rotated_bbox" for part in parts):
             yield found("rotated-box", place)
-        label = first.label
-        known = label is not None and 0 <= label < len(self.names)
+        label = -1 if first.label is None else int(first.label)
         boxes = [part for part in parts if part.type.name == "bbox"]
         plain = [part for part in parts if part.type.name in ("rotated_bbox", "ellipse")]
         box = _corners(boxes[0]) if boxes else _corners(plain[0]) if plain else None
         yield ObjectRecord(
             bbox=box,
-            class_name=str(self.names[int(label)]) if known else f"class {label}",
+            class_name=self.names[label] if 0 <= label < len(self.names) else f"class {first.label}",
             segmentation=_segmentation(parts),
             crowd=any(bool(part.attributes.get("is_crowd")) for part in parts),
             where=place,
