@@ -78,14 +78,14 @@ def build_losses(
         chosen = getattr(config.loss, role)
         if chosen is not None and role not in spec.loss_roles:
             mistakes.append(Mistake(f"loss.{role}", "", f"{spec.name} takes no loss of this role", "remove the key"))
-    for role, own in spec.loss_roles.items():
-        chosen = getattr(config.loss, role, None)
+    for taken, own in spec.loss_roles.items():
+        chosen = getattr(config.loss, taken, None)
         loss = host.get(LossSpec, chosen or own)
-        if loss.role != role:
-            fitting = [other.name for other in host.specs(LossSpec) if other.role == role]
+        if loss.role != taken:
+            fitting = [other.name for other in host.specs(LossSpec) if other.role == taken]
             mistakes.append(
                 Mistake(
-                    f"loss.{role}",
+                    f"loss.{taken}",
                     "",
                     f"{loss.name} is a loss for {loss.role}",
                     f"fitting: {', '.join(fitting)}",
@@ -93,7 +93,7 @@ def build_losses(
             )
             continue
         with host.blamed(loss):
-            losses[role] = loss.build(resolved.settings(loss) if chosen else loss.settings())
+            losses[taken] = loss.build(resolved.settings(loss) if chosen else loss.settings())
     if mistakes:
         raise ConfigError(mistakes)
     return losses
