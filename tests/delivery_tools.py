@@ -61,9 +61,15 @@ class Bench:
         return [event["iter"] for event in found if (event["metric"], event["variant"]) == (title, series)]
 
     def models(self, task: str = "") -> dict[str, dict[str, Any]]:
-        """Output models by the names that the task has for them."""
-        known = {model["id"]: model for model in self.double.models()}
-        linked = self.double.task(task or self.task)["models"]["output"]
+        """Output models by the names that the task has for them.
+
+        The two answers are of different moments: a model that took another's place between them is asked for again.
+        """
+        for _ in range(3):
+            known = {model["id"]: model for model in self.double.models()}
+            linked = self.double.task(task or self.task)["models"]["output"]
+            if all(entry["model"] in known for entry in linked):
+                break
         return {entry["name"]: known[entry["model"]] for entry in linked}
 
     def finished(self, **more: Any) -> None:

@@ -106,26 +106,39 @@ def test_data_of_another_machine_are_looked_for_here(tmp_path: Path, monkeypatch
     assert data_of(copied).digest == digest(copied)
 
 
+def test_a_copied_project_takes_its_data_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound_data(tmp_path / "work" / "pets")
+    trained(tmp_path / "work", monkeypatch, local__path="pets")
+    shutil.copytree(tmp_path / "work", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "pets")
+    run = tmp_path / "copy" / "runs" / "run"
+    assert data_of(run).digest == digest(run), "those of the original are still there"
+    sound_data(tmp_path / "copy" / "pets", images=3)
+    assert data_of(run).digest != digest(run), "the copy has data of its own"
+    record = json.loads((run / "run.json").read_text())
+    assert (record["started_in"], record["folder"]) == (str(tmp_path / "work"), str(tmp_path / "work" / "runs" / "run"))
+
+
 def test_data_that_are_named_now_begin_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound_data(tmp_path / "work" / "pets")
     run = trained(tmp_path / "work", monkeypatch, local__path="pets")
     sound_data(tmp_path / "elsewhere" / "more", images=3)
     host = lab_host()
     config = data_config([("data.local.path", "more", "DATA")], saved_document(run), host)
-    assert data_of_run(run, config).folder is None
+    assert data_of_run(run, config).folders == ()
     assert read_dataset(config, host, as_trained=False, model=run).name == "more"
 
 
 def test_images_beside_the_data_come_before_those_of_the_folder(tmp_path: Path) -> None:
     for name in ("pets/images", "images", "lists"):
         (tmp_path / name).mkdir(parents=True)
-    own = located(LocalDataSource(path="pets", images="images"), tmp_path)
+    own = located(LocalDataSource(path="pets", images="images"), [tmp_path])
     assert (own.path, own.images) == (str(tmp_path / "pets"), "images")
     (tmp_path / "pets" / "images").rmdir()
-    assert located(LocalDataSource(path="pets", images="images"), tmp_path).images == str(tmp_path / "images")
+    assert located(LocalDataSource(path="pets", images="images"), [tmp_path]).images == str(tmp_path / "images")
     (tmp_path / "a.json").touch()
-    assert located(LocalDataSource(train="a.json"), tmp_path).path == str(tmp_path)
-    assert located(LocalDataSource(path="not there"), tmp_path).path == "not there"
-    assert located(LocalDataSource(path="/etc"), tmp_path).path == "/etc"
-    assert located(LocalDataSource(path="pets"), None).path == "pets"
-    assert located(DataSplitConfig(files="lists"), tmp_path).files == str(tmp_path / "lists")
+    assert located(LocalDataSource(train="a.json"), [tmp_path]).path == str(tmp_path)
+    assert located(LocalDataSource(path="not there"), [tmp_path]).path == "not there"
+    assert located(LocalDataSource(path="/etc"), [tmp_path]).path == "/etc"
+    assert located(LocalDataSource(path="pets"), []).path == "pets"
+    assert located(DataSplitConfig(files="lists"), [tmp_path]).files == str(tmp_path / "lists")

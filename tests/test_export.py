@@ -389,7 +389,7 @@ def test_the_coco_weights_export_and_agree_on_real_pictures(data_dir, tmp_path, 
     )
     loaded = runtime.build(runtime.settings(), RuntimeRequest(path, "cpu", host))
     for rows in (slice(0, 1), slice(1, 4)):
-        found, certain = loaded(images[rows])
+        found, certain, _ = loaded(images[rows])
         near = scores[rows].max(axis=2) > 0.01
         np.testing.assert_allclose(found[near], boxes[rows][near], atol=0.01)
         np.testing.assert_allclose(certain, scores[rows], atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import string
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def spoil(root: Path, rng: random.Random) -> None:
 def test_spoiled_files_never_raise(layout: str, tmp_path: Path) -> None:
     """sniff and read of every format, on every layout, each with changes of its own."""
     tools.LAYOUTS[layout][1](tmp_path / "sound")
-    specs = discover().specs(FormatSpec)
+    there = find_spec("datumaro") is not None
+    specs = [spec for spec in discover().specs(FormatSpec) if there or spec.name != "datumaro"]
     for seed in range(25):
         root = tmp_path / "spoiled"
         shutil.copytree(tmp_path / "sound", root)

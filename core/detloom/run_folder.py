@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detloom.data.before import start_folders
 from detloom.errors import DetloomError, UsageError
 from detloom.files import write_json
 from detloom_schemas.run_files import GitState, ModelRecord, PluginUse, RunRecord, RunStatus
@@ -236,6 +237,7 @@ class RunRecorder:
             status="running",
             started=now(),
             started_in=str(Path.cwd()),
+            folder=str(folder.absolute()),
             command=command,
             seed=config.training.seed,
             project=config.experiment.project,
@@ -255,7 +257,7 @@ class RunRecorder:
         except (OSError, ValueError):
             return
         kept = {"started", "command", "warnings", "model"}
-        kept |= {"started_in"} if Path(before.started_in or "?").is_dir() else set()
+        kept |= {"started_in", "folder"} if start_folders(before, self.folder) else set()
         resumed = (*before.resumed, self.record.command)
         self.record = self.record.model_copy(update={**{k: getattr(before, k) for k in kept}, "resumed": resumed})
         self._clock -= before.duration_s or 0.0

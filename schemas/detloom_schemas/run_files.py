@@ -108,7 +108,8 @@ class LoggerRecord(RunFile):
 
 class RunRecord(RunFile):
     """run.json. started, finished: ISO 8601, UTC. command: starts the same run again; started_in: the folder that it
-    was typed in, where relative paths of the configuration begin; resumed: the commands that went on with it."""
+    was typed in, where relative paths of the configuration begin, and folder: that of the run, at that time; resumed:
+    the commands that went on with it."""
 
     name: str = ""
     status: RunStatus = "running"
@@ -118,6 +119,7 @@ class RunRecord(RunFile):
     duration_s: float | None = None
     command: str = ""
     started_in: str = ""
+    folder: str = ""
     resumed: tuple[str, ...] = ()
     project: str = ""
     tags: tuple[str, ...] = ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,27 +20,39 @@ S = TypeVar("S", bound="Settings")
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """plans: by source, empty when they are not known. folder: the one that the run was started in; None when it is not
-    known, or not on this machine (any more)."""
+    """plans: by source, empty when they are not known. folders: where the run may have been started, the likeliest
+    first; empty when that is not known, or not on this machine (any more)."""
 
     plans: tuple[SourcePlan, ...] = ()
-    folder: Path | None = None
+    folders: tuple[Path, ...] = ()
 
 
 def data_of_run(place: Path, config: ResolvedConfig) -> Before:
     """place: the folder of a run, or a file in it (a checkpoint, an export). Empty when the run says nothing, or when
     the configuration now names other data than the run's."""
-    record = _record(place)
+    home, record = _record(place)
     if record is None or _of_source(record.configuration) != _of_source(config.values()):
         return Before()
     plans = [SourcePlan(use.identity, use.revision) for use in record.data.sources]
     plans = plans or [SourcePlan(record.data.source, record.data.revision)]
     known = all(plan.identity and plan.revision for plan in plans)
-    folder = Path(record.started_in) if record.started_in else None
-    return Before(tuple(plans) if known else (), folder if folder is not None and folder.is_dir() else None)
+    return Before(tuple(plans) if known else (), tuple(start_folders(record, home)))
 
 
-def _record(place: Path) -> RunRecord | None:
+def start_folders(record: RunRecord, home: Path) -> list[Path]:
+    """Where a run may have been started, the likeliest first: from its own folder `home` the way that it was then (a
+    project that was moved or copied takes its data along), then the folder itself. Only those that are there."""
+    if not record.started_in:
+        return []
+    found = [Path(record.started_in)]
+    if record.folder:
+        way = os.path.relpath(record.started_in, record.folder)
+        found.insert(0, Path(os.path.normpath(home.absolute() / way)))
+    return [folder for folder in dict.fromkeys(found) if folder.is_dir()]
+
+
+def _record(place: Path) -> tuple[Path, RunRecord | None]:
+    """The run's folder and what its run.json says."""
     from pydantic import ValidationError
 
     from detloom_schemas.run_files import RunRecord
@@ -48,10 +61,10 @@ def _record(place: Path) -> RunRecord | None:
         file = folder / "run.json"
         if file.is_file():
             try:
-                return RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
+                return folder, RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, ValidationError):
-                return None
-    return None
+                return folder, None
+    return place, None
 
 
 def _of_source(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,16 +76,20 @@ def _of_source(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "data.sources": values.get("data.sources") or []}
 
 
-def located(settings: S, folder: Path | None) -> S:
-    """The same settings, whose relative paths begin in `folder` where something lies there.
+def located(settings: S, folders: Sequence[Path]) -> S:
+    """The same settings, whose relative paths begin in the first of the folders where something lies that they name.
 
     A path that is there below another path of the same settings stays as it is (images beside annotations). An empty
-    one, which means the current folder, becomes `folder` when it is where the others are.
+    one, which means the current folder, becomes that folder when it is where the others are.
     """
     from detloom.config.layers import nest
 
     paths = dict(_paths(settings))
-    moved = {key: str(folder / path) for key, path in paths.items() if folder and path and (folder / path).exists()}
+    named = [path for path in paths.values() if path]
+    folder = next((one for one in folders if any((one / path).exists() for path in named)), None)
+    if folder is None:
+        return settings
+    moved = {key: str(folder / path) for key, path in paths.items() if path and (folder / path).exists()}
     homes = [Path(path) for path in moved.values() if Path(path).is_dir()]
     moved = {key: path for key, path in moved.items() if not any((home / paths[key]).exists() for home in homes)}
     if not moved:

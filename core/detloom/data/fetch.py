@@ -65,7 +65,7 @@ def fetch_trees(config: ResolvedConfig, host: PluginHost, before: Before | None 
     planned: list[tuple[Element, Source, SourcePlan]] = []
     for number, (element, old) in enumerate(zip(elements, known, strict=True)):
         with host.blamed(element.spec), _named(element, number, len(elements)):
-            source = element.spec.build(located(element.settings, before.folder))
+            source = element.spec.build(located(element.settings, before.folders))
             kept = old is not None and (_cache(element, host) / folder_name(old)).is_dir()
             planned.append((element, source, old if kept and old is not None else source.plan()))
     fetched = []

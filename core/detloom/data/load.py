@@ -134,7 +134,7 @@ def _read(
         Part(name if several else "", _records(host, one.spec, one.format, one.fetched.tree))
         for name, one in zip(names, sources, strict=True)
     ]
-    split = _split_rules(config, before.folder if before else None)
+    split = _split_rules(config, before.folders if before else ())
     policy = Policy(data.policy, tuple(data.allow), data.max_left_out)
     options = ReadOptions(
         split, for_training, progress, policy, data.near_duplicates, marks, data.conflicts, data.size_mismatch
@@ -157,8 +157,8 @@ class _Read:
     format: Format
 
 
-def _split_rules(config: ResolvedConfig, folder: Path | None) -> SplitRules:
-    split = located(config.config.data.split, folder)
+def _split_rules(config: ResolvedConfig, folders: Sequence[Path]) -> SplitRules:
+    split = located(config.config.data.split, folders)
     shares = SplitShares(split.val, split.test, split.seed, split.stratify)
     recorded = read_recorded(Path(split.files).expanduser()) if split.files else Recorded()
     return SplitRules(shares, split.mode == "anew", split.group or "", recorded)
