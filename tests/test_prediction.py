@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -53,6 +54,21 @@ def pictures():
 
 
 FILES = ("checkpoints/best.pt", "exports/cells-one.onnx", "exports/cells-one.torchscript")
+
+
+def test_a_file_that_chose_its_detections_gives_no_others(run, host):
+    predictor = open_predictor(run / "exports/cells-one.onnx", host)
+    inside = predictor.post_rule
+    finished = dataclasses.replace(predictor, manifest=predictor.manifest.model_copy(update={"finished": True}))
+    for wanted, word in (
+        ({"score": inside.score_threshold / 2}, "scores below"),
+        ({"nms": inside.nms_threshold / 2}, "another suppression"),
+        ({"max_detections": inside.max_detections + 1}, "more than"),
+    ):
+        with pytest.raises(UsageError, match=word):
+            finished.with_rule(**wanted)
+        assert predictor.with_rule(**wanted).post_rule != inside
+    assert finished.with_rule(score=0.9, max_detections=1).post_rule.max_detections == 1
 
 
 @pytest.mark.parametrize("file", ["", *FILES])

@@ -133,10 +133,30 @@ class Predictor:
     def with_rule(
         self, score: float | None = None, nms: float | None = None, max_detections: int | None = None
     ) -> Predictor:
-        """The same with other thresholds; None keeps what the file says."""
+        """The same with other thresholds; None keeps what the file says. Raises UsageError for a file that has chosen its
+        detections itself, when that would have to be undone."""
         given = {"score_threshold": score, "nms_threshold": nms, "max_detections": max_detections}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return dataclasses.replace(self, post_rule=dataclasses.replace(self.post_rule, **changes))
+        rule = dataclasses.replace(self.post_rule, **changes)
+        if self.manifest is not None and self.manifest.finished:
+            _refuse_undoing(self.post_rule, rule, self.path)
+        return dataclasses.replace(self, post_rule=rule)
+
+
+def _refuse_undoing(inside: PostRule, wanted: PostRule, path: Path | None) -> None:
+    """inside: what the file itself applies. Raises UsageError for what it has dropped already."""
+    faults = []
+    if wanted.score_threshold < inside.score_threshold:
+        faults.append(f"scores below {inside.score_threshold:g}")
+    if wanted.max_detections > inside.max_detections:
+        faults.append(f"more than {inside.max_detections} detections an image")
+    if inside.kind == "nms" and wanted.nms_threshold != inside.nms_threshold:
+        faults.append(f"another suppression than at an IoU of {inside.nms_threshold:g}")
+    if faults:
+        raise UsageError(
+            f"{path or 'the file'} chooses its detections itself: {' and '.join(faults)} cannot be had from it",
+            hint="use the run or its checkpoint, or export without `export.postprocess`",
+        )
 
 
 def open_predictor(path: Path, host: PluginHost, runtime: str = "auto", device: str = "cpu") -> Predictor:

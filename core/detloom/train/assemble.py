@@ -16,7 +16,7 @@ from detloom.errors import CheckpointError, ConfigError, Mistake, UnreachableErr
 from detloom.host import PluginHost, discover
 from detloom.model import build_detector, build_losses, input_size
 from detloom.specs import LossSpec, ModelSpec, WeightsFile
-from detloom.train.checkpoint import read_checkpoint
+from detloom.train.checkpoint import BEST, read_checkpoint
 from detloom.train.ema import ModelEMA, ModelSWA
 from detloom.train.freezing import NOTHING_FROZEN, Freezing, plan_freezing, untrained
 from detloom.train.lookahead import Lookahead
@@ -216,6 +216,8 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
             )
             return None, None, [warning]
     path = Path(wanted).expanduser()
+    if (path / "checkpoints").is_dir():  # a run's folder
+        path = path / "checkpoints" / BEST
     known = next((file for file in spec.weights if path.name in {file.name, Path(file.name).stem}), None)
     if path.is_file():
         return path, known, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from types import ModuleType
 
@@ -19,7 +20,13 @@ def transformers(family: str) -> ModuleType:
     """
     os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.getLogger("transformers.modeling_utils").addFilter(_without_loss_type)
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise PluginError(f"{family} needs transformers, which is not installed ({error})", hint=EXTRA) from error
+
+
+def _without_loss_type(record: logging.LogRecord) -> bool:
+    """Tracing reads every property of the library's model; that of its loss, which is never used, warns."""
+    return not record.getMessage().startswith("`loss_type=None`")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detloom.detector import Decoded, LayerGroup, LossTerms, Outputs, Targets
-from detloom.errors import ConfigError, Mistake
+from detloom.errors import ConfigError, DataError, Mistake
 from detloom.geometry import InputRule
 from detloom.specs import ModelContext
 from detloom_plugins.models._detr.criterion import by_name, truth_of
@@ -148,7 +148,7 @@ class RfDetrSegmenter(RfDetrDetector):
 
     def loss(self, outputs: Outputs, targets: Targets) -> LossTerms:
         if targets.masks is None:
-            raise ConfigError([_no_masks(self.variant_name)])
+            raise DataError(f"{self.variant_name} learns masks, and the data have none", hint="choose a model of boxes")
         with torch.autocast(outputs.boxes.device.type, enabled=False):
             (stack,), layers = outputs.extra["stacks"], outputs.extra["mask_layers"]
             groups = round(1 / stack.scale)
@@ -177,10 +177,6 @@ class RfDetrSegmenter(RfDetrDetector):
 def _by_group(values: Tensor, groups: int) -> Tensor:
     """[L, B, groups * Q, D] to [L * groups, B, Q, D]: every group is a layer of its own."""
     return torch.unflatten(values, 2, (groups, -1)).transpose(1, 2).flatten(0, 1)
-
-
-def _no_masks(name: str) -> Mistake:
-    return Mistake("model.type", "", f"{name} learns masks, and the data have none", "choose the model of boxes")
 
 
 def refuse_small(variant: Variant, queries: int, size: tuple[int, int]) -> None:
