@@ -105,6 +105,31 @@ def test_a_run_that_is_resumed_while_it_averages_equals_the_uninterrupted_one_bi
     assert_same_state(*interrupted_and_resumed(averaging_loop, stop_at, tmp_path))
 
 
+def test_a_longer_plan_forgets_the_average_of_the_shorter_one() -> None:
+    """Four epochs average after the third and the fourth; of ten, the sixth is the first that is averaged."""
+    shorter = averaging_loop(Recorder())
+    shorter.run()
+    assert shorter.averaged is shorter.parts.swa
+    longer = averaging_loop(Recorder(), epochs=10, swa_norm_batches=0)
+    longer.load_state_dict(copy.deepcopy(shorter.state_dict()))
+    assert longer.averaged is longer.ema, "what is averaged so far is from before the new start"
+    judged: list[Any] = []
+    after: list[dict[str, torch.Tensor]] = []
+
+    def look(epoch: int) -> dict[str, float]:
+        judged.append(longer.averaged)
+        after.append(copy.deepcopy(longer.detector.state_dict()))
+        return {"val/AP": 0.0}
+
+    longer.hooks = dataclasses.replace(longer.hooks, evaluate=look)
+    longer.run()
+    assert judged == [longer.ema, *[longer.parts.swa] * 5]
+    ours = longer.state_dict()["swa"]
+    assert ours["updates"] == 5
+    mean = torch.stack([state["head.weight"] for state in after[1:]]).mean(0)
+    torch.testing.assert_close(ours["shadow"]["head.weight"], mean, rtol=1e-5, atol=1e-6)
+
+
 def test_the_last_epoch_is_always_averaged() -> None:
     loop = averaging_loop(Recorder(), epochs=1, swa_start=0.99)
     loop.run()

@@ -419,9 +419,16 @@ class Loop:
         self.progress = Progress(**state["progress"])
         # A longer plan than the saved run had: go on where it ended.
         self.progress.finished = self.progress.step >= self.plan.total_steps
+        self._forget_early_average()
         for name, plugin in self.plugins.items():
             if name in state["plugins"]:
                 plugin.load_state_dict(state["plugins"][name])
+
+    def _forget_early_average(self) -> None:
+        """In a longer plan SWA starts later than it did: models from before its start are no part of its mean."""
+        swa, start = self.parts.swa, self.schedule.plan.swa_start
+        if swa is not None and start is not None and self.progress.step <= start:
+            swa.updates = 0
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         """Moments are the state's; rates, decay and momentum are the configuration's, which a resume may change."""
