@@ -133,8 +133,8 @@ class Predictor:
     def with_rule(
         self, score: float | None = None, nms: float | None = None, max_detections: int | None = None
     ) -> Predictor:
-        """The same with other thresholds; None keeps what the file says. Raises UsageError for a file that has chosen its
-        detections itself, when that would have to be undone."""
+        """The same with other thresholds; None keeps what the file says. Raises UsageError for a file that has chosen
+        its detections itself, when that would have to be undone."""
         given = {"score_threshold": score, "nms_threshold": nms, "max_detections": max_detections}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         rule = dataclasses.replace(self.post_rule, **changes)
