@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from data_tools import load, sound_data
 from detloom.detector import Detector, LossTerms, Targets
 from detloom.errors import PluginError, WeightsError
-from detloom.model_needs import check_detector
+from detloom.model_needs import check_detector, too_many_objects
 from detloom.specs import ModelContext, ModelSpec
 from detloom.train.optimizer import Rates, parameter_groups
 from detloom.train.seeding import seed_torch
@@ -314,3 +316,16 @@ def test_without_its_losses_a_detector_predicts_and_says_why_it_cannot_train(fam
     predict(detector.eval(), images)
     with pytest.raises(PluginError, match="no loss was built for the role"):
         judged(detector.train(), images, targets)
+
+
+@every_detr
+def test_images_with_more_objects_than_queries_are_said(family: str, made: Made, tmp_path: Path) -> None:
+    detector = made(family)
+    dataset = load(sound_data(tmp_path))
+    fullest = max(
+        int((split.image_index == row).sum()) for split in dataset.splits.values() for row in range(len(split))
+    )
+    assert detector.most_objects is not None and detector.most_objects > fullest > 1
+    assert too_many_objects(detector, dataset) == []
+    detector.most_objects = fullest - 1
+    assert f"(up to {fullest}) than the {fullest - 1} queries" in too_many_objects(detector, dataset)[0]

@@ -138,9 +138,11 @@ class Detector(nn.Module, abc.ABC):
     """Base of every detector. Images enter as uint8 RGB [B, 3, H, W], letterboxed by `input_rule`.
 
     masks: it predicts a mask for each box: its targets carry masks, and `decode` gives them. As its ModelSpec says.
+    most_objects: that it can find in one image; None: more than anybody has.
     """
 
     masks: bool = False
+    most_objects: int | None = None
 
     def __init__(self, class_names: Sequence[str], input_rule: InputRule, post_rule: PostRule) -> None:
         super().__init__()
@@ -195,6 +197,11 @@ class Detector(nn.Module, abc.ABC):
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each epoch (0-based): families whose recipe changes in time act here. Must depend on the
         arguments alone, so that a resumed run is the same run."""
+
+    def check_size(self, size: tuple[int, int]) -> str:
+        """size: (height, width) of an input in pixels, multiples of the family's divisor. Returns a sentence that says
+        why it cannot be trained at, or nothing. Its own size is refused when it is built."""
+        return ""
 
     def fix_size(self) -> None:
         """Called on the copy that is deployed: what depends on the size of the input may become a constant, since a

@@ -1,4 +1,4 @@
-"""What a model of masks asks of the configuration and of the data."""
+"""What a model asks of the configuration and of the data."""
 
 from __future__ import annotations
 
@@ -67,3 +67,21 @@ def check_detector(detector: Detector, spec: ModelSpec) -> None:
             f"{spec.name} states masks={spec.masks} in its specification, and masks={detector.masks} in its detector",
             hint="report this to its author: `ModelSpec.masks` and `Detector.masks` must agree",
         )
+
+
+def too_many_objects(detector: Detector, dataset: Dataset) -> list[str]:
+    """A warning for each split with images that hold more objects than the model can find in one."""
+    most = detector.most_objects
+    if most is None:
+        return []
+    warnings = []
+    for name, split in dataset.splits.items():
+        rows = [split.objects_of(position) for position in range(len(split))]
+        counts = [row.stop - row.start for row in rows]
+        over = sum(count > most for count in counts)
+        if over:
+            warnings.append(
+                f"{over} images of {name} hold more objects (up to {max(counts)}) than the {most} queries of the model can "
+                "find: raise num_queries"
+            )
+    return warnings

@@ -26,7 +26,7 @@ from detloom.files import write_text
 from detloom.finish import finish_run
 from detloom.logging_fanout import LoggerFanout
 from detloom.model import build_losses, input_size
-from detloom.model_needs import check_masks, check_metric
+from detloom.model_needs import check_masks, check_metric, too_many_objects
 from detloom.progress import Reading, say
 from detloom.run_folder import (
     RunRecorder,
@@ -240,7 +240,7 @@ def describe_start(given: Given, session: Session) -> None:
         *model.notes,
     ):
         say(line)
-    for warning in model.warnings:
+    for warning in (*model.warnings, *too_many_objects(model.detector, dataset)):
         given.recorder.warn(warning)
 
 

@@ -50,6 +50,7 @@ class DetrDetector(Detector):
     ) -> None:
         super().__init__(context.class_names, rule, PostRule(kind="topk", max_detections=300))
         self.variant_name = variant_name
+        self.most_objects = settings.num_queries
         self.network: Any = network
         self.criterion = DetrCriterion(
             self.family,
