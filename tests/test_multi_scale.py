@@ -104,6 +104,24 @@ def test_the_detector_sees_every_size_and_micro_batches_of_a_step_share_it() -> 
     assert {height for height, _ in seen} == {32, 48, 64, 80, 96}
 
 
+def test_sizes_that_the_detector_cannot_be_trained_at_are_refused_on_both_sides() -> None:
+    class Picky(TinyDetector):
+        def check_size(self, size: tuple[int, int]) -> str:
+            return "" if 48 <= min(size) <= 80 else f"{size[0]} is not for me"
+
+    def scales(smallest: int, largest: int) -> Any:
+        config = TrainingConfig(multi_scale=True, scale_min=smallest, scale_max=largest)
+        return make_loop(config, batches(1), Recorder(), detector=Picky(["a", "b"])).parts.scales
+
+    with pytest.raises(ConfigError) as caught:
+        scales(32, 112)
+    (small, large) = caught.value.mistakes
+    assert (small.key, small.message) == ("training.scale_min", "32x32 cannot be trained at: 32 is not for me")
+    assert (large.key, large.message) == ("training.scale_max", "96x96, 112x112 cannot be trained at: 96 is not for me")
+    assert (small.hint, large.hint) == ("the smallest that can is 48", "the largest that can is 80")
+    assert scales(48, 80).sizes == ((48, 48), (64, 64), (80, 80))
+
+
 @pytest.mark.parametrize("stop_at", [2, 5])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(stop_at: int, tmp_path: Path) -> None:
     config = TrainingConfig(epochs=3, lr=0.01, multi_scale=True, scale_min=32, scale_max=96, seed=4)

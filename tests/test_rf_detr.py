@@ -16,7 +16,9 @@ from detloom.model import input_size
 from detloom.specs import ModelSpec
 from detloom_plugins.models.rf_detr.detector import RfDetrDetector
 from detloom_plugins.models.rf_detr.network import configuration
+from detloom_schemas.config import TrainingConfig
 from detr_tools import HOST, build, drawn_batch
+from loop_tools import Recorder, batches, make_loop
 from rf_detr_tools import BOXES, FAMILY, MASKS, SEG_FAMILY, SETTINGS, ellipses
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -218,10 +220,19 @@ def test_a_number_that_does_not_fit_becomes_the_nearest_and_a_pair_is_refused() 
         input_size(650, yolox)
 
 
-def test_multi_scale_training_below_the_smallest_size_ends_with_a_sentence() -> None:
-    detector = build(FAMILY).train()
-    with pytest.raises(ConfigError, match="4 patches of 8 pixels, fewer than the 20 queries"):
-        detector(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+def test_multi_scale_training_below_the_smallest_size_is_refused_before_it_starts() -> None:
+    detector = build(FAMILY)
+    assert [bool(detector.check_size(size)) for size in ((32, 32), (32, 40), (40, 40), (96, 96))] == [
+        True, False, False, False,
+    ]  # fmt: skip
+    config = TrainingConfig(multi_scale=True, scale_min=32)
+    with pytest.raises(ConfigError) as raised:
+        make_loop(config, batches(1), Recorder(), detector=detector)
+    told = "32x32 cannot be trained at: 32x32 has 16 patches of 8 pixels, fewer than the 20 queries"
+    assert f"training.scale_min: {told}" in str(raised.value)
+    assert "the smallest that can is 48" in str(raised.value)
+    loop = make_loop(config.model_copy(update={"scale_min": 48}), batches(1), Recorder(), detector=detector)
+    assert loop.parts.scales is not None and min(loop.parts.scales.sizes) == (48, 48)
 
 
 # --- names ---

@@ -24,7 +24,7 @@ from detloom.train.loop import BatchSource, Hooks, Loop, LoopParts, LoopPlan, St
 from detloom.train.lora import add_adapters
 from detloom.train.optimizer import build_optimizer
 from detloom.train.recompute import recompute_activations
-from detloom.train.scales import ScalePlan, scale_sizes
+from detloom.train.scales import ScalePlan, check_sizes, scale_sizes
 from detloom.train.schedule import Schedule, plan_of
 from detloom.train.seeding import seed_torch
 from detloom.weights import fetch_weights, read_weights
@@ -108,11 +108,15 @@ def build_model(
             quality_targets="classification" in chosen and chosen["classification"].quality,
             validation=config.validation,
         )
+    scales = _scales(detector, spec, config.training)
     # A resumed run takes its weights from its state: the file they once came from may be gone.
     notes, warnings, origin = _load_weights(detector, spec, resolved) if pretrained else ([], [], "")
     side, wanted = detector.input_rule.size[0], config.training.resolution
     if isinstance(wanted, int) and side != wanted:
         warnings.append(f"{spec.name} takes multiples of {spec.size_divisor} pixels: {wanted} becomes {side}")
+    if scales is not None and len(scales.sizes) == 1:
+        limits = f"training.scale_min and training.scale_max leave no other multiple of {spec.size_divisor} pixels"
+        warnings.append(f"training.multi_scale changes nothing: {limits}")
     freezing = _prepare(detector, config, notes, host.qualified(spec))
     return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings), origin, freezing)
 
@@ -163,7 +167,7 @@ def build_loop(model: BuiltModel, config: TrainingConfig, needs: LoopNeeds) -> L
         if needs.precision == torch.float16
         else None,
         freezing=model.freezing,
-        scales=_scales(model, config),
+        scales=_scales(detector, model.spec, config),
     )
     return Loop(
         detector,
@@ -181,11 +185,12 @@ def build_loop(model: BuiltModel, config: TrainingConfig, needs: LoopNeeds) -> L
     )
 
 
-def _scales(model: BuiltModel, config: TrainingConfig) -> ScalePlan | None:
+def _scales(detector: Detector, spec: ModelSpec, config: TrainingConfig) -> ScalePlan | None:
+    """Raises ConfigError when the detector cannot be trained at one of the sizes."""
     if not config.multi_scale:
         return None
-    size = model.detector.input_rule.size
-    sizes = scale_sizes(size, model.spec.size_divisor, config.scale_min, config.scale_max)
+    sizes = scale_sizes(detector.input_rule.size, spec.size_divisor, config.scale_min, config.scale_max)
+    check_sizes(detector, sizes)
     return ScalePlan(sizes, config.seed)
 
 

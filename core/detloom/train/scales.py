@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detloom.data.batch import Batch
-from detloom.detector import Targets
+from detloom.detector import Detector, Targets
+from detloom.errors import ConfigError, Mistake
 from detloom.rng import keyed_generator
 
 
@@ -43,6 +45,29 @@ def scale_sizes(
         found.add((side, max(round(side * long / short / divisor), 1) * divisor))
     upright = size[0] > size[1]
     return tuple((b, a) if upright else (a, b) for a, b in sorted(found))
+
+
+def check_sizes(detector: Detector, sizes: Sequence[tuple[int, int]]) -> None:
+    """sizes: as `scale_sizes` gives them. Raises ConfigError, with the nearest limit that is legal, when the detector
+    cannot be trained at one of them."""
+    own = min(detector.input_rule.size)
+    refused = {size: why for size in sizes if (why := detector.check_size(size))}
+    small, large = [size for size in refused if min(size) < own], [size for size in refused if min(size) > own]
+    mistakes: list[Mistake] = []
+    if small:
+        least = min(min(size) for size in sizes if min(size) > max(map(min, small)))
+        message = f"{_named(small)} cannot be trained at: {refused[small[-1]]}"
+        mistakes.append(Mistake("training.scale_min", "", message, f"the smallest that can is {least}"))
+    if large:
+        most = max(min(size) for size in sizes if min(size) < min(map(min, large)))
+        message = f"{_named(large)} cannot be trained at: {refused[large[0]]}"
+        mistakes.append(Mistake("training.scale_max", "", message, f"the largest that can is {most}"))
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _named(sizes: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 
 def scaled_batch(batch: Batch, size: tuple[int, int]) -> Batch:

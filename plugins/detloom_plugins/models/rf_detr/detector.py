@@ -55,8 +55,6 @@ class RfDetrDetector(DetrDetector):
 
     def run(self, pixels: Tensor, truth: Truth | None) -> Outputs:
         size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
-        if self.training:  # multi-scale training comes with sizes of its own
-            refuse_small(self.variant, self.queries, size)
         found = self.detection.model(pixels)
         logits, boxes = self.detection.predict_class_and_boxes(
             found.intermediate_hidden_states, found.intermediate_reference_points
@@ -78,6 +76,9 @@ class RfDetrDetector(DetrDetector):
 
     def add_masks(self, outputs: Outputs, found: Any, size: tuple[int, int]) -> None:
         """For a detector that has them. found: what the library's model gave; size: of the input, in pixels."""
+
+    def check_size(self, size: tuple[int, int]) -> str:
+        return too_small(self.variant, self.queries, size)
 
     def fix_size(self) -> None:
         patch = self.variant.backbone.patch
@@ -179,15 +180,28 @@ def _by_group(values: Tensor, groups: int) -> Tensor:
     return torch.unflatten(values, 2, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def refuse_small(variant: Variant, queries: int, size: tuple[int, int]) -> None:
-    """Every query begins at a patch of its own. Raises ConfigError when the input has too few."""
-    patch = variant.backbone.patch
-    patches = (size[0] // patch) * (size[1] // patch)
+def too_small(variant: Variant, queries: int, size: tuple[int, int]) -> str:
+    """Every query begins at a patch of its own. Returns a sentence when the input has too few, else nothing."""
+    patch, patches = variant.backbone.patch, patches_of(variant, size)
     if patches >= queries:
+        return ""
+    message = f"{size[0]}x{size[1]} has {patches} patches of {patch} pixels, fewer than the {queries} queries"
+    return f"{message} of {variant.full_name}"
+
+
+def patches_of(variant: Variant, size: tuple[int, int]) -> int:
+    patch = variant.backbone.patch
+    return (size[0] // patch) * (size[1] // patch)
+
+
+def refuse_small(variant: Variant, queries: int, size: tuple[int, int]) -> None:
+    """Raises ConfigError when the input has fewer patches than there are queries, with the smallest that has enough."""
+    message = too_small(variant, queries, size)
+    if not message:
         return
     side = variant.divisor
-    while (side // patch) ** 2 < queries:
+    while patches_of(variant, (side, side)) < queries:
         side += variant.divisor
-    message = f"{size[0]}x{size[1]} has {patches} patches of {patch} pixels, fewer than the {queries} queries"
-    hint = f"the smallest square is {side}x{side}; or lower model.rf_detr.num_queries to {patches} or less"
-    raise ConfigError([Mistake("training.resolution", "", f"{message} of {variant.full_name}", hint)])
+    fewer = f"lower model.rf_detr.num_queries to {patches_of(variant, size)} or less"
+    hint = f"the smallest square is {side}x{side}; or {fewer}"
+    raise ConfigError([Mistake("training.resolution", "", message, hint)])
