@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from data_tools import sound_data
 from detloom.errors import ConfigError
 from detloom.train.freezing import Freezing, plan_freezing
 from detloom.train.loop import Loop
 from detloom_schemas.config import ModelConfig, RunConfig, TrainingConfig
 from loop_tools import Recorder, assert_same, assert_same_state, batches, interrupted_and_resumed, make_loop
+from run_tools import lab_host, observe
 from tiny import TinyDetector
 
 
@@ -76,6 +78,29 @@ def test_a_schedule_that_cannot_be_kept_is_refused(frozen: list[str], schedule: 
     with pytest.raises(ConfigError) as caught:
         planned(frozen, schedule)
     assert f"training.unfreeze: {told}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("epochs", "missed"), [(6, []), (5, [5]), (1, [1, 5])])
+def test_epochs_of_the_schedule_that_are_never_reached_are_told(epochs: int, missed: list[int]) -> None:
+    length = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    assert planned(["stem", "body"], [1, 5]).unreached(epochs) == [
+        f"training.unfreeze: epoch {epoch}, counted from 0, is not reached: the run has {length}" for epoch in missed
+    ]
+
+
+def test_a_run_says_what_of_its_schedule_and_its_sizes_comes_to_nothing(tmp_path: Path) -> None:
+    data = sound_data(tmp_path / "data", images=4)
+    values = {
+        "model.type": "lab-dry", "model.pretrain_weights": "none", "data.local.path": str(data),
+        "data.num_workers": 0, "training.epochs": 1, "training.resolution": 32, "training.batch_size": 2,
+        "model.freeze": ["stem"], "training.unfreeze": [5], "experiment.logging.loggers": ["jsonl"],
+        "training.multi_scale": True, "validation.pictures": 0, "export.format": [],
+    }  # fmt: skip
+    seen = observe(values, tmp_path, lab_host())
+    assert not seen["error"]
+    told = seen["record"]["warnings"]
+    assert "training.unfreeze: epoch 5, counted from 0, is not reached: the run has 1 epoch" in told
+    assert [line for line in told if line.startswith("training.multi_scale changes nothing: ")]
 
 
 CONFIG = TrainingConfig(epochs=4, lr=0.01, warmup_steps=2, ema_warmup_steps=5, seed=3)

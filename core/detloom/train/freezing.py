@@ -34,6 +34,12 @@ class Freezing:
                 if not is_trained:
                     parameter.grad = None
 
+    def unreached(self, epochs: int) -> list[str]:
+        """A warning for each epoch of the schedule that a run of so many epochs does not come to."""
+        run = f"the run has {epochs} epoch{'s' if epochs > 1 else ''}"
+        never = sorted({since for since in self.thawed_at.values() if since is not None and since >= epochs})
+        return [f"training.unfreeze: epoch {since}, counted from 0, is not reached: {run}" for since in never]
+
     def ever_trained(self, detector: Detector) -> set[int]:
         """Ids of the parameters that are trained now or in a later epoch: what the optimizer holds."""
         later = {name for name, since in self.thawed_at.items() if since is not None}

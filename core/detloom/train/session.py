@@ -176,6 +176,8 @@ class Session:
     def train(self, fanout: LoggerFanout) -> str:
         """Run the loop to its end. Returns `completed`, `stopped early` or `interrupted`."""
         self.fanout = fanout
+        for warning in self.model.freezing.unreached(self.plan.total_epochs):
+            self.around.recorder.warn(warning)
         self._epoch_started = time.perf_counter()
         status = self.loop.run()
         if status != "interrupted" and not (self._checkpoints / BEST).is_file():
