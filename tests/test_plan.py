@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +14,16 @@ import pytest
 import torch
 
 from conftest import IMPORT_ROOTS
-from data_tools import sound_data
+from data_tools import load, sound_data
+from detloom.cli.options import add_run_arguments, rewrite_keys, run_layers
+from detloom.cli.parser import Parser
+from detloom.cli.plan import next_command
 from detloom.config import mapping_layer, resolve
 from detloom.host import discover
 from detloom.train.assemble import BuiltModel, build_model
 from detloom.train.footprint import Footprint, Scene, bare_loop, measure_footprint
 from detloom.train.memory import TensorCounter, _container_memory, free_memory
+from detloom.train.planning import Length, TrainingPlan, length_of, plan_training
 from detloom_schemas.config import TrainingConfig
 
 CPU = torch.device("cpu")
@@ -140,6 +145,42 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
     assert abs(predicted / measured - 1) < 0.2, (predicted, measured)
 
 
+def planned(**changes: Any) -> TrainingPlan:
+    """Without data."""
+    host = discover()
+    values = {"model.type": "yolox-nano", "training.resolution": 160, "training.device": "cpu", **changes}
+    return plan_training(resolve(host, [mapping_layer(values)]), host, None)
+
+
+def test_the_epoch_that_trains_the_most_is_measured() -> None:
+    frozen = {"model.freeze_backbone": True, "training.epochs": 6}
+    held, free = planned(**frozen), planned()
+    thawed = planned(**frozen, **{"training.unfreeze": {2: ["dark5"], 5: ["stem", "dark2", "dark3", "dark4"]}})
+    late = planned(**frozen, **{"training.unfreeze": {6: ["dark5"]}})
+    assert held.footprint.tensors_at(8) < 0.8 * free.footprint.tensors_at(8)
+    assert abs(thawed.footprint.tensors_at(8) / free.footprint.tensors_at(8) - 1) < 0.01
+    assert late.footprint == held.footprint, "six epochs end before the seventh"
+    assert (held.epoch, thawed.epoch, late.epoch) == (None, 5, 0)
+    assert thawed.trained == thawed.parameters > held.trained == late.trained
+    assert "in epoch 5, counted from 0, after the last thaw" in "\n".join(thawed.lines())
+    assert "in epoch 0, since this training ends before any thaw" in "\n".join(late.lines())
+
+
+def test_statistics_of_frozen_parts_stand_while_a_plan_measures() -> None:
+    made, config = built(96, **{"model.freeze_backbone": True})
+    still = {
+        id(buffer)
+        for group in made.detector.layer_groups()
+        if group.is_backbone
+        for part in group.modules
+        for buffer in part.buffers()
+    }
+    before = {name: tensor.clone() for name, tensor in made.detector.named_buffers() if id(tensor) in still}
+    measure_footprint(made, config, 2, CPU)
+    after = dict(made.detector.named_buffers())
+    assert before and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
 # ---- the command --------------------------------------------------------------------------------------------------
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -152,7 +193,14 @@ def test_the_plan_of_real_data_says_steps_memory_and_the_next_command(cli: Call,
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert (plan["model"], plan["size"], plan["fits"]) == ("yolox-nano", [64, 96], True)
-    assert plan["length"] == {"images": 10, "epochs": 3, "steps_per_epoch": 1, "steps": 3}
+    assert plan["length"] == {
+        "images": 10,
+        "epochs": 3,
+        "steps_per_epoch": 1,
+        "steps": 3,
+        "images_per_step": 8,
+        "images_in_last_step": 8,
+    }
     assert plan["parameters"] == plan["trained_parameters"] > 800_000
     assert plan["memory"]["predicted"]["4"] > plan["memory"]["tensors"]["4"] > 4 * 3 * 64 * 96
     assert plan["largest_batch_size"] > 4 and plan["memory"]["limit"] == 2_000_000_000
@@ -177,3 +225,75 @@ def test_a_batch_that_does_not_fit_becomes_one_that_does_with_as_many_images_a_s
     assert "of them trained" in done.stdout
     nothing = cli("plan", "--model", "yolox-nano", "--resolution", "64", "--memory", "0.01")
     assert "not even one image fits" in nothing.stdout and nothing.returncode == 0
+
+
+def plan_of(batch: int, accumulation: int, *, largest: int | None, images: int | None = None) -> TrainingPlan:
+    """A plan in which exactly `largest` images fit."""
+    footprint = Footprint(fixed=0.0, per_image=10.0, probes=(), on_gpu=True)
+    limit = None if largest is None else 10 * largest + 5
+    length = None if images is None else Length(images, 1, 1, 1, images, images)
+    model = ("yolox-nano", (64, 64), "cpu", "float32", 10, 10)
+    return TrainingPlan(*model, batch, accumulation, 3, footprint, limit, length, images)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["--batch-size", "64", "--set", "training.gradient_accumulation=1"],
+        ["--batch-size=64", "--set=training.gradient_accumulation=1", "--training.seed", "5"],
+        ["--set", "training.batch_size=64", "--training.gradient_accumulation", "1", "--set", "training.epochs=2"],
+        ["--set=training.batch_size=64", "--training.gradient_accumulation=1"],
+        ["--set", "training.batch_size = 64", "--training.seed=5", "--", "data"],
+        ["--training.batch_size", "64", "--epochs", "2"],
+    ],
+)
+def test_the_next_command_is_one_that_the_trainer_takes(written: list[str]) -> None:
+    host = discover()
+    data = [] if "--" in written else ["data"]
+    line = next_command(plan_of(64, 1, largest=12), [*data, "--model", "yolox-nano", *written], named=True)
+    words = shlex.split(line)
+    assert words[:2] == ["detloom", "train"]
+    parser = Parser(prog="detloom train")
+    add_run_arguments(parser)
+    layers = run_layers(parser.parse(rewrite_keys(words[2:])), host)
+    training = resolve(host, layers).config.training
+    assert (training.batch_size, training.gradient_accumulation) == (12, 6)
+    assert training.seed == (5 if "5" in line.replace("=", " ").split() else TrainingConfig().seed)
+    assert training.epochs == (2 if "2" in line.replace("=", " ").split() else TrainingConfig().epochs)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "largest", "images", "advised"),
+    [
+        (64, 1, 12, None, (12, 6)),
+        (64, 1, None, None, (64, 1)),
+        (64, 1, 100, 10, (10, 1)),
+        (64, 4, None, 10, (10, 1)),
+        (64, 1, 4, 10, (3, 3)),
+        (64, 1, 12, 20, (10, 2)),
+        (4, 2, 100, 10, (4, 2)),
+        (8, 1, 0, 10, None),
+    ],
+)
+def test_no_batch_is_advised_that_the_split_has_no_images_for(
+    batch: int, accumulation: int, largest: int | None, images: int | None, advised: tuple[int, int] | None
+) -> None:
+    plan = plan_of(batch, accumulation, largest=largest, images=images)
+    assert plan.advised() == advised
+    assert advised is None or images is None or advised[0] * advised[1] <= images
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "text"),
+    [
+        (4, 2, "3 of 8 images: 3 epochs of 1 (10 images)"),
+        (64, 4, "3 of 10 images: 3 epochs of 1 (10 images)"),
+        (4, 8, "3 of 8 images: 3 epochs of 1 (10 images)"),
+        (2, 2, "9 of 4 images, the last of an epoch of 2: 3 epochs of 3 (10 images)"),
+    ],
+)
+def test_the_steps_say_how_many_images_they_take(tmp_path: Path, batch: int, accumulation: int, text: str) -> None:
+    split = load(sound_data(tmp_path, images=10)).splits["train"]
+    values = {"training.batch_size": batch, "training.gradient_accumulation": accumulation, "training.epochs": 3}
+    config = resolve(discover(), [mapping_layer({"model.type": "yolox-nano", **values})]).config
+    assert length_of(config, split).line() == text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 prepare = rewrite_keys
 OWN = {"--memory": 1, "--classes": 1, "--objects": 1, "--json": 0}
 """Our own flags and how many values each takes: they are no part of the command to type next."""
+
+BATCH, ACCUMULATION = "training.batch_size", "training.gradient_accumulation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,15 +74,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def next_command(plan: TrainingPlan, argv: list[str], *, named: bool) -> str:
-    """The training to type, with a batch that fits and as many images a step as were asked for; empty when no batch
-    fits."""
+    """The training to type, with a batch that fits and as many images a step as were asked for, or as many as there
+    are; empty when no batch fits."""
+    advised = plan.advised()
+    if advised is None:
+        return ""
     rest = _without(argv, OWN)
-    if not plan.fits:
-        if not plan.largest:
-            return ""
-        rest = _without(rest, {"--batch-size": 1, "--training.batch_size": 1})
-        accumulation = math.ceil(plan.batch_size * plan.accumulation / plan.largest)
-        rest += ["--batch-size", str(plan.largest), "--set", f"training.gradient_accumulation={accumulation}"]
+    if advised != (plan.batch_size, plan.accumulation):
+        rest = _without_keys(_without(rest, {"--batch-size": 1}), {BATCH, ACCUMULATION})
+        # Before `--`, after which nothing is a flag.
+        at = rest.index("--") if "--" in rest else len(rest)
+        rest[at:at] = ["--batch-size", str(advised[0]), "--set", f"{ACCUMULATION}={advised[1]}"]
     return shlex.join(["detloom", "train", *([] if named else ["DATA"]), *rest])
 
 
@@ -97,10 +100,26 @@ def _without(argv: list[str], flags: dict[str, int]) -> list[str]:
     rest: list[str] = []
     remaining = iter(argv)
     for argument in remaining:
+        if argument == "--":
+            return [*rest, argument, *remaining]
         name, equals, _ = argument.partition("=")
         if name not in flags:
             rest.append(argument)
         elif not equals:
             for _ in range(flags[name]):
                 next(remaining, None)
+    return rest
+
+
+def _without_keys(argv: list[str], keys: set[str]) -> list[str]:
+    """Without any way of writing these keys: `--set KEY=VALUE`, `--set=KEY=VALUE`, `--KEY VALUE`, `--KEY=VALUE`."""
+    rest: list[str] = []
+    remaining = iter(_without(argv, {f"--{key}": 1 for key in keys}))
+    for argument in remaining:
+        if argument == "--":
+            return [*rest, argument, *remaining]
+        words = [argument, *([next(remaining, "")] if argument == "--set" else [])]
+        setting = words[-1].removeprefix("--set=") if argument.startswith("--set") else ""
+        if setting.partition("=")[0].removeprefix("--").strip() not in keys:
+            rest += words
     return rest

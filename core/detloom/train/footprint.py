@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from detloom.data.batch import Batch
 from detloom.detector import Targets
 from detloom.train.assemble import BuiltModel, LoopNeeds, build_loop, choose_precision
+from detloom.train.freezing import keep_frozen_in_eval
 from detloom.train.loop import Hooks, Loop, LoopPlan
 from detloom.train.memory import TensorCounter
-from detloom.train.scales import scale_sizes
 from detloom_schemas.config import TrainingConfig
 
 LARGEST_PROBE = 16
@@ -80,21 +80,21 @@ class Scene:
         return Batch(pixels, Targets(boxes, labels, masks), list(range(images)), [self.size] * images)
 
 
-def measure_footprint(model: BuiltModel, config: TrainingConfig, objects: int, device: torch.device) -> Footprint:
+def measure_footprint(
+    model: BuiltModel, config: TrainingConfig, objects: int, device: torch.device, *, epoch: int = 0
+) -> Footprint:
     """Trains the model for a few steps (it is spoiled by that), with everything that the configuration asks for.
 
     On a GPU its allocator is asked for the peak. Elsewhere the tensors that are alive are counted operation by
     operation: exact for tensors, blind for the scratch memory of kernels. objects: in the fullest image.
+    epoch: whose frozen parts are frozen. Raises ConfigError for what no training could be built from.
     """
-    size = model.detector.input_rule.size
-    if config.multi_scale:
-        size = scale_sizes(size, model.spec.size_divisor, config.scale_min, config.scale_max)[-1]
-    scene = Scene(size, len(model.detector.class_names), objects, model.detector.masks)
-    plain = config.model_copy(update={"multi_scale": False})
+    model.freezing.apply(model.detector, epoch)
     model.detector.to(device).train()
+    keep_frozen_in_eval(model.detector)
     measure = _on_gpu if device.type == "cuda" else _by_counting
     points: list[tuple[int, int]] = []
-    for probe in measure(model, plain, scene, device):
+    for probe in measure(model, config, objects, device):
         points.append(probe)
         if len(points) > 1:
             fixed, per_image = _line(points)
@@ -118,11 +118,19 @@ def _probe_sizes() -> Iterator[int]:
         images *= 2
 
 
+def _at_its_largest(model: BuiltModel, loop: Loop, objects: int) -> Scene:
+    """The scene of the largest size that this training may draw; the loop draws none after that."""
+    size = model.detector.input_rule.size if loop.parts.scales is None else loop.parts.scales.sizes[-1]
+    loop.parts = replace(loop.parts, scales=None)
+    return Scene(size, len(model.detector.class_names), objects, model.detector.masks)
+
+
 def _by_counting(
-    model: BuiltModel, config: TrainingConfig, scene: Scene, device: torch.device
+    model: BuiltModel, config: TrainingConfig, objects: int, device: torch.device
 ) -> Iterator[tuple[int, int]]:
     with TensorCounter([*model.detector.parameters(), *model.detector.buffers()]) as counter:
         loop = bare_loop(model, config, device)
+    scene = _at_its_largest(model, loop, objects)
 
     def peak_of(images: int) -> int:
         with counter:
@@ -131,8 +139,9 @@ def _by_counting(
     yield from _probes(peak_of)
 
 
-def _on_gpu(model: BuiltModel, config: TrainingConfig, scene: Scene, device: torch.device) -> Iterator[tuple[int, int]]:
+def _on_gpu(model: BuiltModel, config: TrainingConfig, objects: int, device: torch.device) -> Iterator[tuple[int, int]]:
     loop = bare_loop(model, config, device)
+    scene = _at_its_largest(model, loop, objects)
 
     def peak_of(images: int) -> int:
         torch.cuda.empty_cache()

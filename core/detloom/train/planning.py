@@ -14,6 +14,7 @@ from detloom.data.balance import epoch_length, image_rates
 from detloom.errors import DetloomError
 from detloom.train.assemble import build_model, choose_device, choose_precision
 from detloom.train.footprint import Footprint, measure_footprint
+from detloom.train.freezing import Freezing
 from detloom.train.memory import free_memory
 
 if TYPE_CHECKING:
@@ -28,18 +29,28 @@ SPARE = 0.9
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Length:
-    """images: in an epoch."""
+    """images: in an epoch. images_per_step, images_in_last_step: of an epoch, which may end with a smaller step."""
 
     images: int
     epochs: int
     steps_per_epoch: int
     steps: int
+    images_per_step: int
+    images_in_last_step: int
+
+    def line(self) -> str:
+        """For people."""
+        per_epoch = f"{self.epochs} epochs of {self.steps_per_epoch} ({self.images:,} images)"
+        uneven = self.images_in_last_step != self.images_per_step and self.steps >= self.steps_per_epoch
+        last = f", the last of an epoch of {self.images_in_last_step}" if uneven else ""
+        return f"{self.steps:,} of {self.images_per_step} images{last}: {per_epoch}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """parameters, trained: counts; trained at any time. limit: bytes that may be taken, None where unknown. length:
-    None without data. objects: in the fullest image, which the memory of a loss depends on."""
+    """parameters, trained: counts; trained at any time. limit: bytes that may be taken, None where unknown. length,
+    images (of the training split): None without data. objects: in the fullest image, which the memory of a loss depends
+    on. epoch: whose memory was measured (0-based), the first that trains the most; None where no thaw is planned."""
 
     model: str
     size: tuple[int, int]
@@ -53,6 +64,8 @@ class TrainingPlan:
     footprint: Footprint
     limit: int | None
     length: Length | None
+    images: int | None = None
+    epoch: int | None = None
 
     @property
     def largest(self) -> int | None:
@@ -62,6 +75,19 @@ class TrainingPlan:
     @property
     def fits(self) -> bool:
         return self.largest is None or self.batch_size <= self.largest
+
+    def advised(self) -> tuple[int, int] | None:
+        """The batch size and the accumulation that fit the memory and the training split, with as many images a step as
+        were asked for where the split has them; None when not even one image fits."""
+        if self.largest == 0:
+            return None
+        there = [n for n in (self.images, self.length.images if self.length is not None else None) if n]
+        wanted = min([self.batch_size * self.accumulation, *there])
+        batch = min(self.batch_size, self.largest or self.batch_size, wanted)
+        accumulation = math.ceil(wanted / batch)
+        if there and batch * accumulation > min(there):
+            batch = min(there) // accumulation
+        return batch, accumulation
 
     def to_json(self) -> dict[str, Any]:
         """Sizes in bytes."""
@@ -80,6 +106,7 @@ class TrainingPlan:
             "memory": {
                 "predicted": batches,
                 "tensors": {str(n): self.footprint.tensors_at(n) for n in self.shown_batches()},
+                "epoch": self.epoch,
                 "probes": [list(probe) for probe in self.footprint.probes],
                 "how": self.footprint.how,
                 "limit": self.limit,
@@ -101,18 +128,21 @@ class TrainingPlan:
             f"model    {self.model} at {height}x{width} on {self.device}, {self.precision}",
             f"         {self.parameters:,} parameters{trained}",
         ]
-        effective = self.batch_size * self.accumulation
         if self.length is not None:
-            rows.append(
-                f"steps    {self.length.steps:,} of {effective} images: {self.length.epochs} epochs of "
-                f"{self.length.steps_per_epoch} ({self.length.images:,} images)"
-            )
+            rows.append(f"steps    {self.length.line()}")
         rows.append("memory   batch  predicted")
         for batch in self.shown_batches():
             fits = "" if self.limit is None or self.footprint.at(batch) <= self.limit else "  too much"
             mark = "  <- this training" if batch == self.batch_size else ""
             rows.append(f"         {batch:>5}  {_size(self.footprint.at(batch)):>9}{fits}{mark}")
         rows.append(f"         from {self.footprint.how}")
+        if self.epoch is not None:
+            why = (
+                "counted from 0, after the last thaw of this training"
+                if self.epoch
+                else "since this training ends before any thaw"
+            )
+            rows.append(f"         in epoch {self.epoch}, {why}")
         if self.limit is not None:
             rows.append(f"fits     up to batch {self.largest} in {_size(self.limit)}")
         return rows
@@ -135,15 +165,18 @@ def plan_training(
     that may be taken; None: most of what is free."""
     config = resolved.config
     device = choose_device(config.training.device)
+    length = None if dataset is None else length_of(config, dataset.splits["train"])
     names = tuple(f"class {n}" for n in range(classes)) if dataset is None else dataset.class_map.names
     if dataset is not None:
         objects = fullest(dataset.splits["train"])
     free = free_memory(device)
     model = build_model(resolved, host, names, pretrained=False)
-    ever = model.freezing.ever_trained(model.detector)
-    counts = [(p.numel(), id(p) in ever) for p in model.detector.parameters()]
+    epochs = length.epochs if length is not None else None if config.training.max_steps else config.training.epochs
+    epoch = heaviest_epoch(model.freezing, epochs)
+    model.freezing.apply(model.detector, epoch)
+    counts = [(p.numel(), p.requires_grad) for p in model.detector.parameters()]
     try:
-        footprint = measure_footprint(model, config.training, objects, device)
+        footprint = measure_footprint(model, config.training, objects, device, epoch=epoch)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise DetloomError(
             f"not even a batch of one image fits: {str(error).splitlines()[0]}",
@@ -161,8 +194,17 @@ def plan_training(
         objects=objects,
         footprint=footprint,
         limit=int(limit) if limit is not None else None if free is None else int(SPARE * free),
-        length=None if dataset is None else length_of(config, dataset.splits["train"]),
+        length=length,
+        images=None if dataset is None else len(dataset.splits["train"]),
+        epoch=epoch if config.training.unfreeze else None,
     )
+
+
+def heaviest_epoch(freezing: Freezing, epochs: int | None) -> int:
+    """The first epoch (0-based) in which all is trained that a training of so many epochs ever trains: a thaw adds
+    gradients, moments and activations, and takes nothing away. epochs: None where nobody knows how many."""
+    thaws = (since for since in freezing.thawed_at.values() if since is not None)
+    return max((since for since in thaws if epochs is None or since < epochs), default=0)
 
 
 def fullest(split: Split) -> int:
@@ -180,7 +222,9 @@ def length_of(config: RunConfig, split: Split) -> Length:
     else:
         rates = image_rates(split, config.data.balance, config.data.balance_threshold)
         images = images if rates is None else epoch_length(np.asarray(rates))
-    batches = max(images // training.batch_size, 1)
+    batch, batches = min(training.batch_size, images), max(images // training.batch_size, 1)
     per_epoch = math.ceil(batches / training.gradient_accumulation)
     steps = training.max_steps or training.epochs * per_epoch
-    return Length(images, math.ceil(steps / per_epoch), per_epoch, steps)
+    whole = batch * min(training.gradient_accumulation, batches)
+    last = batch * batches - (per_epoch - 1) * whole
+    return Length(images, math.ceil(steps / per_epoch), per_epoch, steps, whole, last)
