@@ -19,6 +19,8 @@ from detloom.cli.options import add_run_arguments, rewrite_keys, run_layers
 from detloom.cli.parser import Parser
 from detloom.cli.plan import next_command
 from detloom.config import mapping_layer, resolve
+from detloom.detector import Detector
+from detloom.errors import ConfigError
 from detloom.host import discover
 from detloom.train.assemble import BuiltModel, build_model
 from detloom.train.footprint import Footprint, Scene, bare_loop, measure_footprint
@@ -179,6 +181,17 @@ def test_statistics_of_frozen_parts_stand_while_a_plan_measures() -> None:
     measure_footprint(made, config, 2, CPU)
     after = dict(made.detector.named_buffers())
     assert before and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_a_plan_refuses_the_sizes_that_a_training_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = {"training.multi_scale": True}
+    made, config = built(160, **several)
+    monkeypatch.setattr(Detector, "check_size", lambda self, size: "too small for it" if min(size) < 160 else "")
+    refused = "128x128 cannot be trained at: too small for it"
+    with pytest.raises(ConfigError, match=refused):
+        measure_footprint(made, config, 2, CPU)
+    with pytest.raises(ConfigError, match=refused):
+        planned(**several)
 
 
 # ---- the command --------------------------------------------------------------------------------------------------
