@@ -221,7 +221,11 @@ class Desk:
     base: str
 
     def execute(self, task: str) -> Finished:
-        """As an agent starts it: no argument, and the task in the environment."""
+        """As an agent starts it: the task is in progress and stands in the environment; there is no argument.
+
+        The SDK kills a process whose task has another status, such as that of an execution before.
+        """
+        self.server.call("tasks.started", task=task, force=True, status_reason="", status_message="")
         return Place(self.folder, self.folder / "cache", self.server.environ(CLEARML_TASK_ID=task)).run()
 
     def record(self, run: str) -> dict[str, Any]:
