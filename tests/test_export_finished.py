@@ -162,7 +162,7 @@ def export(run, dest, split, kind="onnx", host=None, rule=None, **config):
     return export_model(model, spec, spec.settings(), dest, ExportConfig(postprocess=True, **config), split, host)
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.openvino)])
 @pytest.mark.parametrize("post", ["nms", "topk"])
 def test_a_finished_file_gives_the_detections_of_its_checkpoint(run, split, tmp_path, kind, post):
     if kind == "openvino":

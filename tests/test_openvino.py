@@ -36,6 +36,8 @@ from detloom_schemas.config import ExportConfig
 from detloom_schemas.manifest import WEIGHTS_KEY, ExportManifest
 from yolox_tools import build
 
+pytestmark = pytest.mark.openvino
+
 
 @pytest.fixture(scope="module")
 def host():

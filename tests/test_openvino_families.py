@@ -18,6 +18,8 @@ from detloom_plugins.runtimes.openvino.model import OpenVinoRuntime
 from detr_tools import build
 from families import DETRS
 
+pytestmark = pytest.mark.openvino
+
 
 @pytest.mark.parametrize("name", list(DETRS))
 def test_every_transformer_gives_its_own_numbers(name: str, tmp_path: Path) -> None:
