@@ -81,7 +81,7 @@ def too_many_objects(detector: Detector, dataset: Dataset) -> list[str]:
         over = sum(count > most for count in counts)
         if over:
             warnings.append(
-                f"{over} images of {name} hold more objects (up to {max(counts)}) than the {most} queries of the model can "
-                "find: raise num_queries"
+                f"{over} images of {name} hold more objects (up to {max(counts)}) than the {most} queries of the model "
+                "can find: raise num_queries"
             )
     return warnings
