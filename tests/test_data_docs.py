@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from detloom.cli import cache, split
 from detloom.cli.options import add_run_arguments, run_layers
-from detloom.cli.split import add_arguments
 from detloom.config import explain, file_layer, mapping_layer, resolve
 from detloom.data.balance import image_rates
 from detloom.data.codes import CODES
@@ -52,9 +52,11 @@ def test_every_key_flag_and_code_of_the_page_exists() -> None:
     assert len(keys) > 10
     for key in keys:
         explain(config, key)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    flags = {flag for action in parser._actions for flag in action.option_strings}
+    flags = set()
+    for command in (cache, split):
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        flags |= {flag for action in parser._actions for flag in action.option_strings}
     assert set(re.findall(r"`(--[a-z-]+)`", PAGE)) <= flags
     codes = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", PAGE)) - {"repeat-factor"}
     assert codes and codes <= CODES.keys()
