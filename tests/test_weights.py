@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,7 +19,9 @@ import pytest
 import torch
 
 from detloom.errors import DetloomError, PluginError, UnreachableError, WeightsError
-from detloom.specs import WeightsFile
+from detloom.host import discover
+from detloom.specs import ModelSpec, WeightsFile
+from detloom.train.assemble import find_weights
 from detloom.weights import Patience, cache_dir, fetch_weights, read_weights
 
 SHORT = Patience(connect_s=2.0, read_s=0.3, total_s=5.0)
@@ -103,6 +106,19 @@ def test_a_file_is_downloaded_once_and_then_taken_from_the_cache(server: _Server
     assert path.read_bytes() == WEIGHTS and seen[-1] == (len(WEIGHTS), len(WEIGHTS))
     assert fetch_weights(file, tmp_path) == path
     assert server.hits == before + 1
+
+
+def test_the_licence_is_read_before_a_byte_is_asked_for(
+    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DETLOOM_CACHE", str(tmp_path))
+    file, before, hits = file_at(server, "shown.pth"), server.hits, []
+    fetch_weights(file, tmp_path / "other", announce=lambda: hits.append(server.hits))
+    assert hits == [before] and server.hits == before + 1
+    spec = dataclasses.replace(discover().get(ModelSpec, "yolox-nano"), weights=(file,))
+    for official in ("official", "shown"):
+        assert find_weights(official, spec)[0] is not None
+    assert capsys.readouterr().out == f"weights  {file.url}, licence MIT\n", "once, for the one download"
 
 
 def test_a_damaged_cache_entry_is_fetched_again_even_without_a_published_hash(server: _Server, tmp_path: Path) -> None:

@@ -56,9 +56,11 @@ def fetch_weights(
     cache: Path | None = None,
     *,
     progress: Progress = lambda done, total: None,
+    announce: Callable[[], None] = lambda: None,
     patience: Patience | None = None,
 ) -> Path:
-    """The official file on this machine, downloaded once.
+    """The official file on this machine, downloaded once. announce: called before anything is asked for, and not at
+    all when the file is here.
 
     Its hash must be the one of `file`; where the publisher gives none, the file must be readable as weights, and the
     hash it had on arrival is recorded beside it and checked from then on. Raises UnreachableError when it cannot be
@@ -68,6 +70,7 @@ def fetch_weights(
     note = path.with_name(path.name + ".sha256")
     if path.is_file() and _intact(path, file.sha256 or _recorded(note)):
         return path
+    announce()
     with atomic_path(path) as part:
         arrived = _download(file, part, path, progress, patience or Patience())
         _accept(file, part, arrived)

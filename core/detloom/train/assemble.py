@@ -15,6 +15,7 @@ from detloom.detector import Detector, ElementLoss
 from detloom.errors import CheckpointError, ConfigError, Mistake, UnreachableError, WeightsError
 from detloom.host import PluginHost, discover
 from detloom.model import build_detector, build_losses, input_size
+from detloom.progress import Reading, say
 from detloom.specs import LossSpec, ModelSpec, WeightsFile
 from detloom.train.checkpoint import BEST, read_checkpoint
 from detloom.train.ema import ModelEMA, ModelSWA
@@ -210,7 +211,7 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
                 [Mistake("model.pretrain_weights", "", f"{spec.name} has no published weights", "use a file or none")]
             )
         try:
-            return fetch_weights(spec.weights[0]), spec.weights[0], []
+            return _fetched(spec.weights[0]), spec.weights[0], []
         except UnreachableError as error:
             if wanted == "official":
                 raise
@@ -227,10 +228,20 @@ def find_weights(wanted: str, spec: ModelSpec) -> tuple[Path | None, WeightsFile
     if path.is_file():
         return path, known, []
     if known is not None:
-        return fetch_weights(known), known, []
+        return _fetched(known), known, []
     others = "".join(f", {Path(file.name).stem}" for file in spec.weights[1:])
     hint = f"give a file, `official`, `auto` or `none`{others}"
     raise ConfigError([Mistake("model.pretrain_weights", "", f"there is no file {wanted}", hint)])
+
+
+def _fetched(file: WeightsFile) -> Path:
+    """The file on this machine. Whoever downloads it reads first under which licence."""
+    with Reading(f"downloading {file.name}") as reading:
+        return fetch_weights(
+            file,
+            progress=lambda done, total: reading.update(done, total or done),
+            announce=lambda: say(f"weights  {file.url}, licence {file.licence}"),
+        )
 
 
 def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig) -> tuple[list[str], list[str], str]:
