@@ -47,7 +47,7 @@ from detloom_plugins.exporters.onnx.settings import OnnxSettings
 from detloom_plugins.exporters.onnx.writer import OnnxExporter
 from detloom_plugins.formats.coco.format import COCOFormat
 from detloom_plugins.sources.local.source import LocalSource
-from detloom_schemas.config import LocalDataSource
+from detloom_schemas.data_config import LocalDataSource
 from tiny import TinyDetector
 
 NOTES: list[Any] = []
@@ -231,9 +231,9 @@ def lab_host(*, clearml: bool = False) -> PluginHost:
 TIMES = {"time", "train/images_per_s", "train/data_wait", "train/memory_mb", "epoch/time_s", "epoch/evaluation_s"}
 ECHOES = {
     *("name", "started", "finished", "duration_s", "command", "environment", "git", "versions", "loggers"),
-    *("configuration", "trackers"),
+    *("configuration", "trackers", "started_in", "folder"),
 }
-"""Of run.json: what the clock, the machine or the folder's name says."""
+"""Of run.json: what the clock, the machine or the folder says."""
 
 Seen = dict[str, Any]
 

@@ -133,7 +133,7 @@ def _packed(name: str) -> str:
 def test_each_published_file_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = HOST.get(ModelSpec, "rt_detr-r18")
     coco, more = spec.weights
-    monkeypatch.setattr(assemble, "fetch_weights", lambda file: tmp_path / file.name)
+    monkeypatch.setattr(assemble, "fetch_weights", lambda file, **_: tmp_path / file.name)
     assert find_weights("official", spec)[:2] == (tmp_path / coco.name, coco)
     for name in ("rtdetr_r18vd_coco_o365", "/somewhere/rtdetr_r18vd_coco_o365.safetensors"):
         assert find_weights(name, spec)[:2] == (tmp_path / more.name, more)
