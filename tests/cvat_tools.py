@@ -14,7 +14,7 @@ import pytest
 from detloom.data.records import DataTree
 from detloom.specs import FetchContext
 from detloom_integrations.cvat.source import CVATSource
-from detloom_schemas.config import CVATDataSource
+from detloom_schemas.data_config import CVATDataSource
 from double_tools import started, steer, stopped
 
 USER, PASSWORD = "admin", "adminpass123"

@@ -28,7 +28,7 @@ from detloom.specs import FetchContext
 from detloom.transfer import Patience
 from detloom_integrations.s3 import client as client_module
 from detloom_integrations.s3.source import S3Source
-from detloom_schemas.config import MinIODataSource
+from detloom_schemas.data_config import MinIODataSource
 
 KEY, SECRET = "tester", "s3cr+t/of=the+tester"
 READER, READER_SECRET = "reader", "another/secret"

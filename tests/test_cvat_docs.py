@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from detloom_integrations.cvat import server
-from detloom_schemas.config import CVATDataSource
+from detloom_schemas.data_config import CVATDataSource
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/cvat.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from detloom.specs import FetchContext
 from detloom.transfer import AccessError, NotThereError
 from detloom_integrations.cvat.access import find_access
 from detloom_integrations.cvat.channel import stays
-from detloom_schemas.config import CVATDataSource
+from detloom_schemas.data_config import CVATDataSource
 
 BOTH = ["sdk", "http-v2"]
 

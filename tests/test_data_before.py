@@ -18,7 +18,7 @@ from detloom.data.before import data_of_run, located
 from detloom.data.dataset import Dataset
 from detloom.errors import DataError
 from detloom.run import resume_run, train_run
-from detloom_schemas.config import DataSplitConfig, LocalDataSource
+from detloom_schemas.data_config import DataSplitConfig, LocalDataSource
 from run_tools import lab_host
 
 SETTINGS: dict[str, Any] = {

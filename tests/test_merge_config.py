@@ -10,7 +10,7 @@ import pytest
 from detloom.config import Layer, ResolvedConfig, file_layer, load_saved, mapping_layer, resolve, text_layer
 from detloom.errors import ConfigError
 from detloom.host import discover
-from detloom_schemas.config import LocalDataSource, MinIODataSource
+from detloom_schemas.data_config import LocalDataSource, MinIODataSource
 
 GOOD = {
     "yaml": """data:

@@ -20,7 +20,7 @@ from detloom_integrations.s3.access import Access, access_of
 from detloom_integrations.s3.errors import asked_pause, is_transient, translated
 from detloom_integrations.s3.listing import StoredObject, below, place, revision_of
 from detloom_integrations.s3.verify import agrees, hides_content, parts_etag
-from detloom_schemas.config import MinIODataSource
+from detloom_schemas.data_config import MinIODataSource
 
 MIB = 1 << 20
 KEYS = {"MINIO_ACCESS_KEY": "me", "MINIO_SECRET_KEY": "hidden-secret"}

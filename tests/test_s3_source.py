@@ -355,7 +355,7 @@ import sys
 from pathlib import Path
 from detloom.specs import FetchContext
 from detloom_integrations.s3.source import S3Source
-from detloom_schemas.config import MinIODataSource
+from detloom_schemas.data_config import MinIODataSource
 source = S3Source(MinIODataSource(endpoint=sys.argv[1], bucket=sys.argv[2]))
 plan = source.plan()
 print(source.fetch(plan, Path(sys.argv[3]) / plan.revision, FetchContext()).root)

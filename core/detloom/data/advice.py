@@ -108,7 +108,7 @@ def _balance(dataset: Dataset, train: Split) -> tuple[dict[str, str], list[str]]
     """Repeat-factor sampling acts on classes that few images hold; between classes of equal weight it is not needed."""
     import numpy as np
 
-    from detloom_schemas.config import DataConfig
+    from detloom_schemas.data_config import DataConfig
 
     kept = ~train.crowd
     objects = np.bincount(train.labels[kept], minlength=len(dataset.class_map))

@@ -12,7 +12,7 @@ from detloom.errors import UsageError
 from detloom.transfer import AccessError, secret
 
 if TYPE_CHECKING:
-    from detloom_schemas.config import CVATDataSource
+    from detloom_schemas.data_config import CVATDataSource
 
 ADDRESS = ("CVAT_URL", "CVAT_HOST")
 """Variables that name the server when the configuration does not."""

@@ -23,7 +23,7 @@ from detloom_integrations.cvat.units import FORMAT, Unit, find_units
 
 if TYPE_CHECKING:
     from detloom.specs import FetchContext
-    from detloom_schemas.config import CVATDataSource
+    from detloom_schemas.data_config import CVATDataSource
 
 log = logging.getLogger("detloom")
 

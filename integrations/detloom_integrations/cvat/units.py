@@ -15,7 +15,7 @@ from detloom.transfer import AccessError, NotThereError
 from detloom_integrations.cvat.server import RefusedError, Server
 
 if TYPE_CHECKING:
-    from detloom_schemas.config import CVATDataSource
+    from detloom_schemas.data_config import CVATDataSource
 
 log = logging.getLogger("detloom")
 

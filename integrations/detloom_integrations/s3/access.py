@@ -13,7 +13,7 @@ from detloom.errors import UsageError
 from detloom.transfer import AccessError, secret
 
 if TYPE_CHECKING:
-    from detloom_schemas.config import MinIODataSource
+    from detloom_schemas.data_config import MinIODataSource
 
 ENDPOINTS = ("MINIO_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 PAIRS = (

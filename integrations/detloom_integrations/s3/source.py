@@ -16,7 +16,7 @@ from detloom_integrations.s3.listing import Placed, place, revision_of
 
 if TYPE_CHECKING:
     from detloom.specs import FetchContext
-    from detloom_schemas.config import MinIODataSource
+    from detloom_schemas.data_config import MinIODataSource
 
 LISTING_S = 600.0
 """Seconds that a listing may take: about a million objects of a slow server."""

@@ -16,7 +16,7 @@ detloom_api = (0, 1)
 
 
 def _settings() -> Settings:
-    from detloom_schemas.config import LocalDataSource
+    from detloom_schemas.data_config import LocalDataSource
 
     return LocalDataSource()
 

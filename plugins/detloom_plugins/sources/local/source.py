@@ -17,7 +17,7 @@ from detloom.transfer import Deadline, cached_folder
 
 if TYPE_CHECKING:
     from detloom.specs import FetchContext
-    from detloom_schemas.config import LocalDataSource
+    from detloom_schemas.data_config import LocalDataSource
 
 _SHAPE = (
     "a folder with train/ valid/ test/ or another layout that is known, one json, data.yaml, xml or csv file, or an "

@@ -17,7 +17,7 @@ detloom_api = (0, 1)
 
 
 def _settings() -> Settings:
-    from detloom_schemas.config import MinIODataSource
+    from detloom_schemas.data_config import MinIODataSource
 
     return MinIODataSource()
 
