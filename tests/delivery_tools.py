@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from clearml_tools import ClearMLServer
 from detloom.specs import LoggerContext
+from detloom_integrations.clearml import delivery as module
 from detloom_integrations.clearml import events
 from detloom_integrations.clearml.delivery import Delivery
 from detloom_integrations.clearml.logger import ClearMLLogger
@@ -93,3 +96,19 @@ def bench(clearml_server: ClearMLServer, tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "run"
     folder.mkdir()
     return Bench(clearml_server, Server.open(), task, folder)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses, so that an outage of a second is a long one."""
+    monkeypatch.setattr(module, "WRITE_INTERVAL_S", 0.1)
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.5)
+    monkeypatch.setattr(module, "CLOSING_PAUSE_S", 0.2)
