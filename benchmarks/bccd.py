@@ -33,10 +33,12 @@ SHORT = "--resolution 320 --batch-size 4 --set training.max_steps=60"
 SMEARS = (
     "--set augmentation.transforms=[hflip,vflip,affine,hsv] --set augmentation.affine.scale_min=0.5 "
     "--set augmentation.affine.scale_max=1.5 --set augmentation.affine.translate=0.2 "
-    "--set validation.interval=5 --set validation.save_best_metric=AP50 --set validation.confidence_threshold=0.001 "
+    "--set validation.interval=5 --set validation.save_best_metric=AP50 --set validation.confidence_threshold=0.001"
+)
+LONG = (
+    f"--resolution 416 --batch-size 8 --set training.max_steps=3400 --set training.lr=0.001 {SMEARS} "
     "--set training.precision=bf16 --set training.channels_last=true"
 )
-LONG = f"--resolution 416 --batch-size 8 --set training.max_steps=3400 --set training.lr=0.001 {SMEARS}"
 # Nothing is pretrained, so that the backbone learns as fast as the rest; the average is as short as the training.
 SCRATCH = (
     "--resolution 320 --batch-size 8 --set training.gradient_accumulation=1 --set training.backbone_lr_multiplier=1.0 "
@@ -51,11 +53,12 @@ class Plan:
     length: str
     model: str
     epochs: int
+    precision: str
 
     @property
     def settings(self) -> list[str]:
         if self.length == "scratch":
-            return [*SCRATCH.split(), "--epochs", str(self.epochs)]
+            return [*SCRATCH.split(), "--epochs", str(self.epochs), "--set", f"training.precision={self.precision}"]
         return (LONG if self.length == "long" else SHORT).split()
 
     @property
@@ -128,6 +131,7 @@ def main() -> None:
     parser.add_argument("length", choices=("short", "long", "scratch"))
     parser.add_argument("--model", default="yolox-nano", help="for scratch")
     parser.add_argument("--epochs", type=int, default=100, help="for scratch")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="for scratch")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
@@ -135,7 +139,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.length != "scratch" and arguments.model != "yolox-nano":
         parser.error("--model is for scratch: the goals of the others are yolox-nano's")
-    plan = Plan(arguments.length, arguments.model, arguments.epochs)
+    plan = Plan(arguments.length, arguments.model, arguments.epochs, arguments.precision)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = arguments.keep or Path(scratch)
         jobs = {
