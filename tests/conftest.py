@@ -14,16 +14,18 @@ import pytest
 from agent_tools import agent_folder, clearml_agent
 from clearml_tools import clearml_server, double_process, own_clearml_server
 from cvat_tools import cvat, cvat_process
-from s3_tools import gateway, proxy, s3_keys, s3_server
+from s3_tools import bucket, gateway, many, proxy, s3_keys, s3_server
 
 __all__ = [
     "agent_folder",
+    "bucket",
     "clearml_agent",
     "clearml_server",
     "cvat",
     "cvat_process",
     "double_process",
     "gateway",
+    "many",
     "own_clearml_server",
     "proxy",
     "s3_keys",

@@ -12,6 +12,7 @@ import subprocess
 import sysconfig
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from detloom_schemas.data_config import MinIODataSource
 KEY, SECRET = "tester", "s3cr+t/of=the+tester"
 READER, READER_SECRET = "reader", "another/secret"
 EMPTY, EMPTY_SECRET = "nobody", "a+third/secret"
+MB = 1_000_000
 
 
 def free_port() -> int:
@@ -150,6 +152,21 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     yield server
     server.process.kill()  # asked kindly, it takes half a minute, and what it holds is thrown away
     server.process.wait(20)
+
+
+@pytest.fixture
+def bucket() -> str:
+    """A name that no other test uses."""
+    return f"b-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def many(s3_server: S3Server) -> dict[str, bytes]:
+    """1203 objects below `tree` in the bucket `many`, and a few beside it that must never come."""
+    files = {f"part {n % 7}/é日 +%&?=~'{n}.bin": f"content {n}".encode() * (n % 9 + 1) for n in range(1203)}
+    s3_server.put("many", {f"tree/{name}": content for name, content in files.items()})
+    s3_server.put("many", {"tree2/other": b"not asked for", "tree.txt": b"nor this"})
+    return files
 
 
 @dataclass

@@ -297,13 +297,13 @@ LOADER_LEAVES = {
     *("data.num_workers", "data.prefetch_factor", "data.persistent_workers", "data.pin_memory", "data.cache")
 }
 
-# What they do is seen on a server: tests/test_clearml_task.py.
+# What they do is seen on a server: tests/test_clearml_task.py and tests/test_clearml_outages.py.
 CLEARML_LEAVES = {
     f"experiment.clearml.{name}"
     for name in ("output_uri", "checkpoint_interval", "close_timeout", "spool_mb", "console", "resource_monitoring")
 }
 
-# What they do is seen on a server: tests/test_s3_source.py and tests/test_s3_access.py.
+# What they do is seen on a server: tests/test_s3_source.py, tests/test_s3_cuts.py and tests/test_s3_access.py.
 S3_LEAVES = {
     f"data.s3.{name}"
     for name in (
