@@ -12,7 +12,8 @@ import pytest
 
 from data_tools import document, edit, look, sound_data, write_split
 from detloom.cli.main import main
-from test_data_corpus import BY_NAME, FAULTS, MENDED, SINGLE, WHOLE, Fault
+from fault_tools import MENDED, SINGLE, WHOLE, Fault
+from faults import BY_NAME, FAULTS
 
 REPAIRABLE = [param for param in BY_NAME if param.values[0].severity in (SINGLE, MENDED)]  # type: ignore[attr-defined]
 TRAINING_ONLY = ("no-training-split", "no-validation-split", "train-without-objects")
