@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from detloom.config import load_saved, resolve
+from detloom.counting import counted, plural
 from detloom.data.before import data_of_run
 from detloom.data.load import load_dataset
 from detloom.data.summary import identity_of, log_data, record_data
@@ -230,13 +231,13 @@ def describe_start(given: Given, session: Session) -> None:
         ),
     )
     counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
-    batch = session.config.training.batch_size * session.config.training.gradient_accumulation
+    images = sum(len(split) for split in dataset.splits.values())
     for line in (
         f"run      {given.recorder.folder}",
-        f"data     {dataset.name}: {counts} images, {len(dataset.class_map)} classes, digest {dataset.digest[:12]}",
+        f"data     {dataset.name}: {counts} {plural('image', images)}, {counted(len(dataset.class_map), 'class')}, "
+        f"digest {dataset.digest[:12]}",
         f"model    {model.spec.name} at {size[0]}x{size[1]} on {session.device}, {given.recorder.record.precision}",
-        f"plan     {session.plan.total_epochs} epochs, {session.plan.total_steps} steps of {batch} images"
-        + left_out(session),
+        plan_line(session),
         *model.notes,
     ):
         say(line)
@@ -244,10 +245,20 @@ def describe_start(given: Given, session: Session) -> None:
         given.recorder.warn(warning)
 
 
+def plan_line(session: Session) -> str:
+    """How long the training is."""
+    training, plan = session.config.training, session.plan
+    batch = training.batch_size * training.gradient_accumulation
+    length = f"{counted(plan.total_epochs, 'epoch')}, {counted(plan.total_steps, 'step')}"
+    return f"plan     {length} of {counted(batch, 'image')}{left_out(session)}"
+
+
 def left_out(session: Session) -> str:
     """Images that do not fill a last batch: other ones in each epoch, but never without a word."""
     rest = session.loader.images_per_epoch - session.loader.batches_per_epoch * session.config.training.batch_size
-    return f" (each epoch leaves {rest} other images out: they do not fill a batch)" if rest > 0 else ""
+    do = "does" if rest == 1 else "do"
+    why = f"{'it' if rest == 1 else 'they'} {do} not fill a batch"
+    return f" (each epoch leaves {counted(rest, 'other image')} out: {why})" if rest > 0 else ""
 
 
 @contextlib.contextmanager

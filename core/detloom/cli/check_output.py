@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.cli import console
 from detloom.cli.data_sources import sources_json, sources_text
+from detloom.counting import counted
 
 if TYPE_CHECKING:
     from detloom.data.fixing import Change
@@ -65,7 +66,7 @@ def fixed_text(report: CheckReport, out: Path, changes: Sequence[Change], left: 
     parts = [_overview(report.inspection, report)] if report.inspection is not None else []
     if report.findings:
         parts.append("\n".join(_finding(finding) for finding in report.findings))
-    lines = [f"{len(changes)} changes, listed in {out / CHANGES}/changes.txt (and .json)"]
+    lines = [f"{counted(len(changes), 'change')}, listed in {out / CHANGES}/changes.txt (and .json)"]
     if left:
         lines.append(f"no copy can mend: {', '.join(sorted({finding.code for finding in left}))}")
     parts.append("\n".join([*lines, f"written to {out}; next:\n  detloom check {out}"]))
@@ -76,16 +77,16 @@ def _overview(found: Inspection, report: CheckReport) -> str:
     splits = ", ".join(f"{name} {count}" for name, count in found.splits.items())
     yes = {True: "yes", False: "no"}
     listed = found.num_images + report.images_left_out
-    objects = f"{found.num_annotations} objects"
+    objects = counted(found.num_annotations, "object")
     if report.objects_left_out:
-        objects = f"{found.num_annotations} of {found.num_annotations + report.objects_left_out} objects"
+        objects = f"{found.num_annotations:,} of {counted(found.num_annotations + report.objects_left_out, 'object')}"
     masks = yes[found.has_masks]
     if found.has_masks and found.without_masks:
-        masks = f"of {found.whole.masks} objects ({found.without_masks} without)"
+        masks = f"of {counted(found.whole.masks, 'object')} ({found.without_masks} without)"
     return "\n".join(
         [
-            f"{found.name}: {found.num_images} of {listed} images usable ({splits}), {objects}, "
-            f"{found.num_classes} classes",
+            f"{found.name}: {found.num_images:,} of {counted(listed, 'image')} usable ({splits}), {objects}, "
+            f"{counted(found.num_classes, 'class')}",
             f"boxes {yes[found.has_boxes]}, masks {masks}, keypoints {yes[found.has_keypoints]}",
         ]
     )
@@ -98,19 +99,20 @@ def _numbers(found: Inspection) -> str:
     rest = whole.images - sum(whole.image_sizes.values())
     more = f" and {rest} of other sizes" if rest else ""
     side, each = whole.box_side_px, whole.objects_per_image
-    crowds = f", {whole.crowd} crowds" if whole.crowd else ""
+    crowds = f", {counted(whole.crowd, 'crowd')}" if whole.crowd else ""
     lines = [
         f"pictures  {sizes}{more}; width by height {_range(whole.aspect, '.2f')}",
-        f"objects   {_range(each, '.0f')} an image, {whole.images_without_objects} images without; "
+        f"objects   {_range(each, '.0f')} an image, {counted(whole.images_without_objects, 'image')} without; "
         f"side {_range(side, '.0f')} px; {whole.small} small, {whole.medium} medium, {whole.large} large{crowds}",
     ]
     if found.num_classes > 1:
-        lines.append(f"classes   the most frequent has {found.imbalance:g} times as many objects as the rarest")
+        times = "as" if found.imbalance == 1 else f"{found.imbalance:g} times as"
+        lines.append(f"classes   the most frequent has {times} many objects as the rarest")
     return "\n".join(lines)
 
 
 def _range(spread: Spread, digits: str) -> str:
-    if spread.min == spread.max:
+    if format(spread.min, digits) == format(spread.max, digits):
         return format(spread.min, digits)
     return f"{spread.min:{digits}} to {spread.max:{digits}} (median {spread.median:{digits}})"
 

@@ -19,6 +19,7 @@ from detloom.cli.data_options import (
     saved_document,
     settings_of,
 )
+from detloom.counting import counted
 from detloom.errors import DataError, DetloomError, UsageError
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def _has_masks(predictor: Predictor, split: Split) -> bool:
     """Whether masks can be judged; says why not where the model predicts them."""
     if predictor.masks and split.without_masks:
         console.warning(
-            f"masks are not evaluated: {split.without_masks} objects of {split.name} have none to compare with"
+            f"masks are not evaluated: {counted(split.without_masks, 'object')} of {split.name} "
+            f"{'has' if split.without_masks == 1 else 'have'} none to compare with"
         )
     return predictor.masks and not split.without_masks
 
@@ -184,7 +186,7 @@ def _report(predictor: Predictor, dataset: Dataset, results: Mapping[str, Evalua
 def _text(title: str, evaluation: Evaluation, per_class: bool) -> str:
     from detloom.evaluate import METRICS
 
-    head = f"{title}: {evaluation.images} images, {evaluation.truths} objects, {evaluation.detections} detections"
+    head = f"{title}: {evaluation.counts()}"
     judged = [one for one in (evaluation, evaluation.segm) if one is not None]
     columns = ("value",) if len(judged) == 1 else ("boxes", "masks")
     rows = [(name, *(_number(one.metrics.get(name)) for one in judged)) for name in METRICS]

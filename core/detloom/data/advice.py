@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from detloom.counting import counted
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -55,7 +57,7 @@ def recommend(dataset: Dataset, host: PluginHost) -> Recommendation:
         notes.append("keypoints are not trained on: boxes are")
     resolution, why = _resolution(splits, model)
     return Recommendation(
-        host.qualified(model), resolution, f"{len(train)} training images{why}", settings, tuple(notes)
+        host.qualified(model), resolution, f"{counted(len(train), 'training image')}{why}", settings, tuple(notes)
     )
 
 

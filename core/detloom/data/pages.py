@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from detloom.counting import counted
 from detloom.data.findings import Box, Mark
 from detloom.data.images import read_image
 from detloom.data.records import Finding
@@ -91,6 +92,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["counted"] = counted
     used = sum(len(split) for split in dataset.splits.values()) if dataset else 0
     objects = sum(len(split.labels) for split in dataset.splits.values()) if dataset else 0
     return environment.get_template("check_page.html.j2").render(

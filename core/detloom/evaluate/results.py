@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from detloom.counting import counted
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The 12 COCO numbers in COCO's order."""
 
@@ -79,10 +81,15 @@ class Evaluation:
         """Plain values, as `evaluation.json` keeps them."""
         return asdict(self)
 
+    def counts(self) -> str:
+        """What was compared, for people."""
+        pairs = ((self.images, "image"), (self.truths, "object"), (self.detections, "detection"))
+        return ", ".join(counted(count, noun) for count, noun in pairs)
+
     def lines(self) -> list[str]:
         """The 12 numbers for people, in COCO's order; those of masks in a line of their own."""
         numbers = [_shown(one.metrics) for one in (self, self.segm) if one is not None]
-        return [f"{self.images} images, {self.truths} objects, {self.detections} detections", *numbers]
+        return [self.counts(), *numbers]
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detloom.counting import counted
 from detloom.files import write_text
 from detloom.report.charts import number
 from detloom.report.confusion import confusion_chart
@@ -49,7 +50,9 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ap=short, number=number, value=shown_value, size=file_size, sum_of=total)
+    environment.filters.update(
+        ap=short, number=number, value=shown_value, size=file_size, sum_of=total, counted=counted
+    )
     environment.globals["class_colour"] = css_colour
     pictures, picture_problems = embed(data.folder, data.evaluation.pictures if data.evaluation else ())
     return environment.get_template("template.html.j2").render(
@@ -102,7 +105,7 @@ def _splits(data: ReportData) -> dict[str, SplitEvaluation]:
 def _tiles(data: ReportData) -> list[Tile]:
     tiles = []
     for name, split in list(_splits(data).items())[:2]:
-        images = f"{split.images} images"
+        images = counted(split.images, "image")
         for kind, one in (("", split), (" of masks", split.segm)):
             if one is not None:
                 tiles += [Tile(f"{name} {ap}{kind}", short(one.metrics.get(ap)), images) for ap in ("AP", "AP50")]
@@ -112,7 +115,7 @@ def _tiles(data: ReportData) -> list[Tile]:
     if best is not None:
         tiles.append(Tile("best epoch", str(best.epoch + 1), f"by {best.metric}, {best.value:.3f} then"))
     if data.run.duration_s is not None:
-        tiles.append(Tile("duration", duration(data.run.duration_s), f"{data.run.progress.step} steps"))
+        tiles.append(Tile("duration", duration(data.run.duration_s), counted(data.run.progress.step, "step")))
     return tiles
 
 

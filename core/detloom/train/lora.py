@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from detloom.counting import counted
 from detloom.detector import Detector
 from detloom.errors import ConfigError, Mistake, PluginError
 from detloom.train.freezing import is_adapter, plain_name
@@ -63,7 +64,8 @@ def add_adapters(detector: Detector, config: LoraConfig) -> tuple[list[str], str
             frozen.append(plain_name(name))
     count = sum(p.numel() for p in detector.parameters() if p.requires_grad)
     total = sum(p.numel() for p in detector.parameters())
-    line = f"adapters of rank {config.rank} on {len(targets)} layers: {count:,} of {total:,} parameters are trained"
+    layers = counted(len(targets), "layer")
+    line = f"adapters of rank {config.rank} on {layers}: {count:,} of {total:,} parameters are trained"
     return frozen, line
 
 

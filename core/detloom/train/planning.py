@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from detloom.counting import counted
 from detloom.data.balance import epoch_length, image_rates
 from detloom.errors import DetloomError
 from detloom.train.assemble import build_model, choose_device, choose_precision
@@ -40,10 +41,10 @@ class Length:
 
     def line(self) -> str:
         """For people."""
-        per_epoch = f"{self.epochs} epochs of {self.steps_per_epoch} ({self.images:,} images)"
+        per_epoch = f"{counted(self.epochs, 'epoch')} of {self.steps_per_epoch} ({counted(self.images, 'image')})"
         uneven = self.images_in_last_step != self.images_per_step and self.steps >= self.steps_per_epoch
         last = f", the last of an epoch of {self.images_in_last_step}" if uneven else ""
-        return f"{self.steps:,} of {self.images_per_step} images{last}: {per_epoch}"
+        return f"{self.steps:,} of {counted(self.images_per_step, 'image')}{last}: {per_epoch}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
