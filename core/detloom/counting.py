@@ -20,7 +20,7 @@ def plural(noun: str, count: int) -> str:
     return " ".join([*before, _IRREGULAR.get(last, f"{last}s")])
 
 
-def some_of(names: Sequence[str], shown: int = 3) -> str:
+def some_of(names: Sequence[object], shown: int = 3) -> str:
     """The first names and how many more there are: `a, b, c and 97 more`."""
     rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest:,} more" if rest > 0 else "")
+    return ", ".join(map(str, names[:shown])) + (f" and {rest:,} more" if rest > 0 else "")

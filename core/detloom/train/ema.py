@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detloom.counting import some_of
+
 
 class AveragedModel:
     """Holds an average of every floating tensor of the state dict (BatchNorm statistics too); others are copied."""
@@ -105,12 +107,49 @@ class ModelEMA(AveragedModel):
 
 
 class ModelSWA(AveragedModel):
-    """The mean of the models that it was updated with; before the first, whatever it was made from."""
+    """The mean of the models that it was updated with; before the first, whatever it was made from. steps: how many
+    steps each of them had been trained, ascending."""
 
-    def update(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.steps: list[int] = []
+
+    def update(self, model: nn.Module, step: int) -> None:
         """After each epoch from the start of the averaging on."""
         self.updates += 1
+        self.steps.append(step)
         self._move(model, 1.0 / self.updates)
+
+    def start_at(self, start: int, total: int, ends: Iterable[int]) -> str:
+        """Makes a mean that was read from a state one of models that were trained for more than `start` steps, and of
+        no others. A model cannot be taken out of it, nor one put in that nobody kept.
+
+        ends: steps after which an epoch that is done ended; total: of the whole training. Returns a sentence about
+        what the mean should hold and does not, empty when there is nothing.
+        """
+        early = [step for step in self.steps if step <= start]
+        kept, first = self.steps[len(early) :], self.steps[0] if self.steps else 0
+        if early:
+            self.updates, self.steps = 0, []
+        lost = sorted({*kept, *(end for end in ends if end > start)} - set(self.steps))
+        if not lost:
+            return ""
+        which = f"model{'s' if len(lost) > 1 else ''} after step{'s' if len(lost) > 1 else ''} {some_of(lost)}"
+        told = f"training.swa_start: SWA starts at step {start}, and its mean lacks the {which}"
+        if not early:
+            return f"{told}: the run did not keep {'them' if len(lost) > 1 else 'it'} when it was there"
+        share = math.floor((first - 1) / total * 1000) / 1000
+        return (
+            f"{told}: it also held models from before this start, from step {first} on, which cannot be taken out, and "
+            f"begins anew; to go on with it, resume with training.swa_start={share:g}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "steps": list(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.steps = [int(step) for step in state["steps"]]
 
     @torch.no_grad()
     def renew_statistics(self, model: nn.Module, forward_passes: Iterable[object]) -> None:

@@ -106,7 +106,8 @@ class TrainingDiverged(DetloomError):
 
 
 class Loop:
-    """All that changes while training, and the steps that change it."""
+    """All that changes while training, and the steps that change it. problems: what a state that was loaded cannot
+    give, for people."""
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class Loop:
         self.device, self.precision, self.parts = device, precision, parts or LoopParts()
         self.plugins = dict(plugins or {})
         self.progress = Progress()
+        self.problems: list[str] = []
         patience = config.early_stopping_patience if config.early_stopping else None
         self.best = BestSoFar(
             plan.best_metric == "loss", config.early_stopping_min_delta, patience, metric=plan.best_metric
@@ -227,7 +229,7 @@ class Loop:
         swa, start = self.parts.swa, self.schedule.plan.swa_start
         if swa is None or start is None or self.progress.step <= start:
             return
-        swa.update(self.detector)
+        swa.update(self.detector, self.progress.step)
         if self.config.swa_norm_batches:
             swa.renew_statistics(self.detector, self._forward_passes(epoch, self.config.swa_norm_batches))
 
@@ -419,16 +421,17 @@ class Loop:
         self.progress = Progress(**state["progress"])
         # A longer plan than the saved run had: go on where it ended.
         self.progress.finished = self.progress.step >= self.plan.total_steps
-        self._forget_early_average()
+        self._start_averaging_again()
         for name, plugin in self.plugins.items():
             if name in state["plugins"]:
                 plugin.load_state_dict(state["plugins"][name])
 
-    def _forget_early_average(self) -> None:
-        """In a longer plan SWA starts later than it did: models from before its start are no part of its mean."""
-        swa, start = self.parts.swa, self.schedule.plan.swa_start
-        if swa is not None and start is not None and self.progress.step <= start:
-            swa.updates = 0
+    def _start_averaging_again(self) -> None:
+        """In a longer plan, or when it was moved, SWA starts elsewhere than it did."""
+        swa, start, epoch = self.parts.swa, self.schedule.plan.swa_start, self.plan.steps_per_epoch
+        if swa is not None and start is not None:
+            ends = range(epoch, self.progress.step + 1, epoch)
+            self.problems = [told] if (told := swa.start_at(start, self.plan.total_steps, ends)) else []
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         """Moments are the state's; rates, decay and momentum are the configuration's, which a resume may change."""

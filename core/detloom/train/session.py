@@ -315,6 +315,8 @@ class Session:
             ) from error
         if not (self._checkpoints / BEST).is_file():
             self.loop.best.best = None  # the best weights stayed elsewhere: the best of what follows counts
+        for problem in self.loop.problems:
+            self.around.recorder.warn(problem)
         log.info("resumed from %s: epoch %d, step %d", path, self.loop.progress.epoch + 1, self.loop.progress.step)
 
     def use_best(self) -> dict[str, Any]:
