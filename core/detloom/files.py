@@ -1,4 +1,4 @@
-"""The one place that writes files of a run: whole or not at all."""
+"""The one place that writes files of a run, whole or not at all; and where the cache stands."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from detloom.errors import DetloomError
+
+
+def cache_dir() -> Path:
+    """Where Detloom keeps what it can make or fetch again: DETLOOM_CACHE, else the user's cache folder."""
+    named = os.environ.get("DETLOOM_CACHE")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "detloom"
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def _amount(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     from detloom.data.cache_use import entries
-    from detloom.data.facts import cache_dir
+    from detloom.files import cache_dir
 
     chosen = (args.all, args.older_than is not None, args.keep is not None)
     if args.action == "list" and (any(chosen) or args.dry_run):
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace, found: list[Entry]) -> None:
-    from detloom.data.facts import cache_dir
+    from detloom.files import cache_dir
 
     if args.json:
         rows = [_row(entry) for entry in found]

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from detloom.data.cache_use import hold
 from detloom.data.dataset import ImageInfo, Split
-from detloom.data.facts import Progress, cache_dir
+from detloom.data.facts import Progress
 from detloom.data.images import decode_image
 from detloom.errors import DataError, DetloomError, RunInterrupted
+from detloom.files import cache_dir
 from detloom.geometry import InputRule
 from detloom.progress import say
 

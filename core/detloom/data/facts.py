@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from detloom.data.pixel_limit import max_pixels
+from detloom.files import cache_dir
 
 Progress = Callable[[int, int], None]
 
@@ -40,15 +41,6 @@ class ImageFacts:
     fingerprint: str = ""
     fault: str = ""
     reason: str = ""
-
-
-def cache_dir() -> Path:
-    """Where Detloom keeps what it can make or fetch again: DETLOOM_CACHE, else the user's cache folder."""
-    named = os.environ.get("DETLOOM_CACHE")
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "detloom"
 
 
 def look_at(path: Path) -> ImageFacts:

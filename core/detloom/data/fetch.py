@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from detloom.data.before import Before, located
 from detloom.data.cache_use import hold, release
-from detloom.data.facts import cache_dir
 from detloom.data.records import SourcePlan
 from detloom.errors import DetloomError
+from detloom.files import cache_dir
 from detloom.redaction import redacted
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import torch
 from detloom.data.dataset import ClassMap
 from detloom.detector import Detector, ElementLoss
 from detloom.errors import CheckpointError, ConfigError, Mistake, UnreachableError, WeightsError
+from detloom.files import sha256_of
 from detloom.host import PluginHost, discover
 from detloom.model import build_detector, build_losses, input_size
 from detloom.progress import Reading, say
@@ -28,7 +29,8 @@ from detloom.train.recompute import recompute_activations
 from detloom.train.scales import ScalePlan, check_sizes, scale_sizes
 from detloom.train.schedule import Schedule, plan_of
 from detloom.train.seeding import seed_torch
-from detloom.weights import fetch_weights, read_weights
+from detloom.weights import read_weights
+from detloom.weights_download import arrival_of, fetch_weights
 from detloom_schemas.config import LOSS_ROLES, RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -244,6 +246,16 @@ def _fetched(file: WeightsFile) -> Path:
         )
 
 
+def weights_facts(path: Path, official: WeightsFile | None) -> list[str]:
+    """Lines for the record of a run: which content the weights had, and where it came from."""
+    lines = [f"  SHA-256 of the file: {sha256_of(path)}"]
+    if official is not None:
+        if revision := arrival_of(path).revision:
+            lines.append(f"  revision: {revision}")
+        lines.append(f"  licence of the weights: {official.licence}")
+    return lines
+
+
 def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig) -> tuple[list[str], list[str], str]:
     model = resolved.config.model
     path, official, warnings = find_weights(model.pretrain_weights, spec)
@@ -256,9 +268,7 @@ def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig)
             f"model.strict_weights: {path} does not fit {spec.name} exactly",
             hint="\n  ".join([*report.lines(), "leave model.strict_weights off to go on with what fits"]),
         )
-    notes = report.lines()
-    if official is not None:
-        notes.append(f"  licence of the weights: {official.licence}")
+    notes = [*report.lines(), *weights_facts(path, official)]
     return notes, warnings, official.url if official is not None else str(path.absolute())
 
 
