@@ -39,7 +39,8 @@ def test_epochs_alone_thaw_one_group_each_from_the_output_backwards() -> None:
     assert [groups_trained(freezing, epoch) for epoch in (0, 1, 2, 4, 5, 9)] == [
         ["head"], ["head"], ["body", "head"], ["body", "head"], ["stem", "body", "head"], ["stem", "body", "head"],
     ]  # fmt: skip
-    assert freezing.lines == ("frozen: stem, body", "thawed after 2 epochs: body", "thawed after 5 epochs: stem")
+    assert freezing.lines == ("frozen: stem, body",)
+    assert freezing.thaws_within(6) == ["thaws after 2 epochs: body", "thaws after 5 epochs: stem"]
 
 
 def test_names_thaw_what_they_name() -> None:
@@ -83,12 +84,18 @@ def test_a_schedule_that_cannot_be_kept_is_refused(frozen: list[str], schedule: 
 @pytest.mark.parametrize(("epochs", "missed"), [(6, []), (5, [5]), (1, [1, 5])])
 def test_epochs_of_the_schedule_that_are_never_reached_are_told(epochs: int, missed: list[int]) -> None:
     length = "1 epoch" if epochs == 1 else f"{epochs} epochs"
-    assert planned(["stem", "body"], [1, 5]).unreached(epochs) == [
-        f"training.unfreeze: epoch {epoch}, counted from 0, is not reached: the run has {length}" for epoch in missed
+    freezing, thawed = planned(["stem", "body"], [1, 5]), {1: "body", 5: "stem"}
+    assert freezing.unreached(epochs) == [
+        f"training.unfreeze: epoch {epoch}, counted from 0, is not reached: the run has {length}, and what it thaws "
+        f"({thawed[epoch]}) stays frozen; name an earlier epoch, or train longer (training.epochs)"
+        for epoch in missed
     ]
+    assert len(freezing.thaws_within(epochs)) == 2 - len(missed)
 
 
-def test_a_run_says_what_of_its_schedule_and_its_sizes_comes_to_nothing(tmp_path: Path) -> None:
+def test_a_run_says_what_of_its_schedule_and_its_sizes_comes_to_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = sound_data(tmp_path / "data", images=4)
     values = {
         "model.type": "lab-dry", "model.pretrain_weights": "none", "data.local.path": str(data),
@@ -99,7 +106,9 @@ def test_a_run_says_what_of_its_schedule_and_its_sizes_comes_to_nothing(tmp_path
     seen = observe(values, tmp_path, lab_host())
     assert not seen["error"]
     told = seen["record"]["warnings"]
-    assert "training.unfreeze: epoch 5, counted from 0, is not reached: the run has 1 epoch" in told
+    assert [line for line in told if line.startswith("training.unfreeze: epoch 5, counted from 0, is not reached: ")]
+    assert seen["record"]["model"]["trained"] == ["frozen: stem"], "nothing says that the stem is thawed"
+    assert "thaw" not in capsys.readouterr().out
     assert [line for line in told if line.startswith("training.multi_scale changes nothing: ")]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from detloom.counting import some_of
 from detloom.errors import PluginError
 from detloom.geometry import Detections, InputRule, MaskRows, PostRule, finish
 
@@ -107,7 +108,8 @@ class LayerGroup:
 class TransferReport:
     """What became of pretrained weights. loaded: tensors taken as they are; copied: class names whose rows were
     taken by name; reset: class names that start anew; mismatched: tensors of another shape, with both shapes;
-    missing: tensors of the model that the file lacks; unexpected: tensors of the file that the model lacks."""
+    missing: tensors of the model that the file lacks; unexpected: tensors of the file that the model lacks; fits: names
+    of other models that the file fits whole, where it does not fit this one."""
 
     source: str
     loaded: int
@@ -117,20 +119,22 @@ class TransferReport:
     mismatched: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
+    fits: str = ""
 
     def lines(self) -> list[str]:
-        """For people: what was loaded, copied, reset."""
+        """For people: what was loaded, copied, reset; of long lists the first names."""
         text = [f"weights: {self.source}: {self.loaded} of {self.total} tensors loaded"]
-        for word, names in (
-            ("class rows copied by name", self.copied),
-            ("class rows reset", self.reset),
-            ("of another shape", self.mismatched),
-            ("missing in the file", self.missing),
-            ("not used", self.unexpected),
+        for word, names, shown in (
+            ("class rows copied by name", self.copied, 8),
+            ("class rows reset", self.reset, 8),
+            ("of another shape", self.mismatched, 3),
+            ("missing in the file", self.missing, 3),
+            ("not used", self.unexpected, 3),
         ):
             if names:
-                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-                text.append(f"  {word}: {shown}")
+                text.append(f"  {word}: {some_of(names, shown)}")
+        if self.fits:
+            text.append(f"  the file is one of {self.fits}, which it fits whole")
         return text
 
 

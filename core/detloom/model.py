@@ -19,6 +19,7 @@ from detloom.geometry import InputRule, PostRule
 from detloom.model_needs import check_detector
 from detloom.specs import LossSpec, ModelContext, ModelSpec
 from detloom.train.checkpoint import BEST, read_checkpoint
+from detloom.weight_transfer import why_unfit
 from detloom_schemas.base import Settings
 from detloom_schemas.config import LOSS_ROLES, RunConfig, ValidationConfig
 
@@ -173,7 +174,7 @@ def load_model(path: Path, host: PluginHost, device: str = "cpu") -> TrainedMode
     try:
         detector.load_saved_state(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{file} does not fit {spec.name}: {str(error).splitlines()[-1].strip()}") from error
+        raise CheckpointError(f"{file} does not fit {spec.name}: {why_unfit(error)}") from error
     detector.eval().to(torch.device(device))
     return TrainedModel(
         detector,

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -54,7 +54,7 @@ from detloom.train.assemble import BuiltModel, build_model, choose_device, find_
 from detloom.train.checkpoint import BEST, LAST, adopt_checkpoint, read_checkpoint, read_newest
 from detloom.train.session import Session, Surroundings
 from detloom_schemas.config import ExperimentConfig
-from detloom_schemas.run_files import LoggerRecord, ModelRecord
+from detloom_schemas.run_files import LoggerRecord, ModelRecord, TransferRecord
 
 if TYPE_CHECKING:
     from detloom.config import Layer, ResolvedConfig
@@ -213,7 +213,8 @@ def _run(given: Given, session: Session) -> None:
 
 def describe_start(given: Given, session: Session) -> None:
     """What run.json says from the first step on, and what people see before it."""
-    model, dataset = session.model, given.dataset
+    model, dataset, earlier = session.model, given.dataset, given.recorder.record.model
+    trained = (*model.notes, *model.freezing.thaws_within(session.plan.total_epochs))
     size = session.detector.input_rule.size
     given.recorder.update(
         configuration=given.resolved.values(),
@@ -227,7 +228,9 @@ def describe_start(given: Given, session: Session) -> None:
             parameters=sum(parameter.numel() for parameter in session.detector.parameters()),
             resolution=size,
             licence=model.spec.licence,
-            weights=model.notes or given.recorder.record.model.weights,
+            weights=model.weights or earlier.weights,
+            transfer=earlier.transfer if model.transfer is None else TransferRecord(**asdict(model.transfer)),
+            trained=trained,
         ),
     )
     counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
@@ -238,7 +241,8 @@ def describe_start(given: Given, session: Session) -> None:
         f"digest {dataset.digest[:12]}",
         f"model    {model.spec.name} at {size[0]}x{size[1]} on {session.device}, {given.recorder.record.precision}",
         plan_line(session),
-        *model.notes,
+        *model.weights,
+        *trained,
     ):
         say(line)
     for warning in (*model.warnings, *too_many_objects(model.detector, dataset)):

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from detloom.counting import some_of
 from detloom.detector import TransferReport
 from detloom.errors import WeightsError
 
@@ -103,11 +105,27 @@ def _refuse_other_architecture(
 
 def _refuse_damaged(state: Mapping[str, Tensor], source: str) -> None:
     for key, tensor in state.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
             raise WeightsError(
                 f"{source} is damaged: {key} holds values that are not finite",
                 hint="the training that wrote it may have diverged; use an earlier file",
             )
+
+
+def why_unfit(error: Exception) -> str:
+    """What `load_state_dict` says of a state of something else, without the thousands of names that torch lists."""
+    first, *kinds = str(error).strip().splitlines() or [type(error).__name__]
+    if not kinds:
+        return first.strip()
+    told = [f"{title}: {some_of(names)}" for title, names in map(_listed, kinds) if names]
+    shapes = [line.strip().rstrip(".") for line in kinds if "size mismatch" in line]
+    return "; ".join([*told, *([some_of(shapes, 1)] if shapes else [])]) or kinds[-1].strip()
+
+
+def _listed(line: str) -> tuple[str, list[str]]:
+    """First word and names of a line such as `Missing key(s) in state_dict: "a", "b". `; no names in any other."""
+    title, colon, rest = line.strip().partition(": ")
+    return title.partition(" ")[0].lower(), re.findall(r'"([^"]+)"', rest) if colon and "key(s)" in title else []
 
 
 def _normalised(name: str) -> str:

@@ -70,14 +70,34 @@ class PluginUse(RunFile):
     version: str = ""
 
 
+class TransferRecord(RunFile):
+    """What became of pretrained weights, with all names. source: the file; loaded: tensors of the model's total that
+    were taken as they are; copied: classes whose rows were taken by name; reset: classes that started anew; mismatched:
+    tensors of another shape; missing: tensors that the file lacks; unexpected: tensors of the file that were not used;
+    fits: names of other models that the file fits whole, where it does not fit this one."""
+
+    source: str = ""
+    loaded: int = 0
+    total: int = 0
+    copied: tuple[str, ...] = ()
+    reset: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    fits: str = ""
+
+
 class ModelRecord(RunFile):
-    """type: family-variant; parameters: count; weights: lines of the transfer report, the first names the file."""
+    """type: family-variant; parameters: count; weights: lines of the transfer report, the first names the file;
+    transfer: the whole of it, None for random weights; trained: lines on what is frozen, adapted and thawed when."""
 
     type: str = ""
     parameters: int | None = None
     resolution: tuple[int, int] | None = None
     licence: str = ""
     weights: tuple[str, ...] = ()
+    transfer: TransferRecord | None = None
+    trained: tuple[str, ...] = ()
 
 
 class Progress(RunFile):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from detloom.counting import counted
 from detloom.data.dataset import ClassMap
-from detloom.detector import Detector, ElementLoss
+from detloom.detector import Detector, ElementLoss, TransferReport
 from detloom.errors import CheckpointError, ConfigError, Mistake, UnreachableError, WeightsError
 from detloom.files import sha256_of
 from detloom.host import PluginHost, discover
@@ -29,6 +30,7 @@ from detloom.train.recompute import recompute_activations
 from detloom.train.scales import ScalePlan, check_sizes, scale_sizes
 from detloom.train.schedule import Schedule, plan_of
 from detloom.train.seeding import seed_torch
+from detloom.train.siblings import Weights, load_weights
 from detloom.weights import read_weights
 from detloom.weights_download import arrival_of, fetch_weights
 from detloom_schemas.config import LOSS_ROLES, RunConfig, TrainingConfig
@@ -64,13 +66,16 @@ def choose_precision(config: TrainingConfig, device: torch.device) -> torch.dtyp
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BuiltModel:
-    """losses: those it was built with, by qualified name. notes: what was loaded, copied and reset, for people;
-    warnings: what a person should know about it. origin: address or absolute path of the weights it began with, empty
-    for random ones. freezing: what is trained when."""
+    """losses: those it was built with, by qualified name. weights: what was loaded, copied and reset, for people;
+    transfer: the same with all names, None for random weights. notes: what else was done to it, for people; warnings:
+    what a person should know about it. origin: address or absolute path of the weights it began with, empty for random
+    ones. freezing: what is trained when."""
 
     detector: Detector
     spec: ModelSpec
     losses: Mapping[str, ElementLoss] = dataclasses.field(default_factory=dict)
+    weights: tuple[str, ...] = ()
+    transfer: TransferReport | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     origin: str = ""
@@ -113,7 +118,9 @@ def build_model(
         )
     scales = _scales(detector, spec, config.training)
     # A resumed run takes its weights from its state: the file they once came from may be gone.
-    notes, warnings, origin = _load_weights(detector, spec, resolved) if pretrained else ([], [], "")
+    begun = _load_weights(detector, spec, resolved, host) if pretrained else _Begun()
+    notes: list[str] = []
+    warnings = list(begun.warnings)
     side, wanted = detector.input_rule.size[0], config.training.resolution
     if isinstance(wanted, int) and side != wanted:
         warnings.append(f"{spec.name} takes multiples of {spec.size_divisor} pixels: {wanted} becomes {side}")
@@ -121,7 +128,9 @@ def build_model(
         limits = f"training.scale_min and training.scale_max leave no other multiple of {spec.size_divisor} pixels"
         warnings.append(f"training.multi_scale changes nothing: {limits}")
     freezing = _prepare(detector, config, notes, host.qualified(spec))
-    return BuiltModel(detector, spec, named, tuple(notes), tuple(warnings), origin, freezing)
+    return BuiltModel(
+        detector, spec, named, begun.lines, begun.transfer, tuple(notes), tuple(warnings), begun.origin, freezing
+    )
 
 
 def _prepare(detector: Detector, config: RunConfig, notes: list[str], model: str) -> Freezing:
@@ -137,7 +146,7 @@ def _prepare(detector: Detector, config: RunConfig, notes: list[str], model: str
     freezing.apply(detector, 0)
     if config.training.gradient_checkpointing:
         count = recompute_activations(detector, model)
-        notes.append(f"activations of {count} parts are computed again in the backward pass")
+        notes.append(f"activations of {counted(count, 'part')} are computed again in the backward pass")
     return freezing
 
 
@@ -256,20 +265,31 @@ def weights_facts(path: Path, official: WeightsFile | None) -> list[str]:
     return lines
 
 
-def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig) -> tuple[list[str], list[str], str]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Begun:
+    """What a model begins with, as BuiltModel has it."""
+
+    lines: tuple[str, ...] = ()
+    transfer: TransferReport | None = None
+    warnings: Sequence[str] = ()
+    origin: str = ""
+
+
+def _load_weights(detector: Detector, spec: ModelSpec, resolved: ResolvedConfig, host: PluginHost) -> _Begun:
     model = resolved.config.model
     path, official, warnings = find_weights(model.pretrain_weights, spec)
     if path is None:
-        return [], warnings, ""
+        return _Begun(warnings=warnings)
     tensors, names = _read(path, official or next(iter(spec.weights), None))
-    report = detector.load_pretrained(tensors, names, str(path))
+    report = load_weights(detector, spec, Weights(tensors, names, str(path)), host)
     if model.strict_weights and (report.mismatched or report.missing or report.unexpected):
         raise WeightsError(
             f"model.strict_weights: {path} does not fit {spec.name} exactly",
             hint="\n  ".join([*report.lines(), "leave model.strict_weights off to go on with what fits"]),
         )
     notes = [*report.lines(), *weights_facts(path, official)]
-    return notes, warnings, official.url if official is not None else str(path.absolute())
+    origin = official.url if official is not None else str(path.absolute())
+    return _Begun(tuple(notes), report, warnings, origin)
 
 
 def _read(path: Path, like: WeightsFile | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:

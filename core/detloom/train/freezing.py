@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from detloom.counting import counted
 from detloom.detector import Detector
 from detloom.errors import ConfigError, Mistake, UsageError
 from detloom_schemas.base import NEXT
@@ -18,10 +19,11 @@ from detloom_schemas.config import RunConfig
 @dataclass(frozen=True, slots=True)
 class Freezing:
     """thawed_at: by parameter name, the epoch (0-based) from which it is trained; None: never. Parameters that are not
-    named are always trained. lines: for people."""
+    named are always trained. lines: for people, on what is frozen at the start; thaws: epochs and what they thaw."""
 
     thawed_at: Mapping[str, int | None]
     lines: tuple[str, ...] = ()
+    thaws: tuple[tuple[int, str], ...] = ()
 
     def apply(self, detector: Detector, epoch: int) -> None:
         """Freeze and thaw for an epoch: a function of the epoch alone, so that a resumed run is the same run."""
@@ -34,11 +36,19 @@ class Freezing:
                 if not is_trained:
                     parameter.grad = None
 
+    def thaws_within(self, epochs: int) -> list[str]:
+        """A line for each thaw that a run of so many epochs comes to."""
+        return [f"thaws after {counted(since, 'epoch')}: {parts}" for since, parts in self.thaws if since < epochs]
+
     def unreached(self, epochs: int) -> list[str]:
-        """A warning for each epoch of the schedule that a run of so many epochs does not come to."""
-        run = f"the run has {epochs} epoch{'s' if epochs > 1 else ''}"
-        never = sorted({since for since in self.thawed_at.values() if since is not None and since >= epochs})
-        return [f"training.unfreeze: epoch {since}, counted from 0, is not reached: {run}" for since in never]
+        """A warning for each thaw that a run of so many epochs does not come to."""
+        run, way = f"the run has {counted(epochs, 'epoch')}", "name an earlier epoch, or train longer (training.epochs)"
+        return [
+            f"training.unfreeze: epoch {since}, counted from 0, is not reached: {run}, and what it thaws ({parts}) "
+            f"stays frozen; {way}"
+            for since, parts in self.thaws
+            if since >= epochs
+        ]
 
     def ever_trained(self, detector: Detector) -> set[int]:
         """Ids of the parameters that are trained now or in a later epoch: what the optimizer holds."""
@@ -92,13 +102,14 @@ def plan_freezing(
         held |= matched
     thawed_at: dict[str, int | None] = dict.fromkeys(sorted(held))
     lines = [f"frozen: {_summary(held, groups)}"] if held else []
+    thaws: list[tuple[int, str]] = []
     if not mistakes:
-        lines += _schedule(thawed_at, config.training.unfreeze, groups, mistakes)
+        thaws = _schedule(thawed_at, config.training.unfreeze, groups, mistakes)
     if not mistakes and held >= set().union(*groups.values()) and not _has_adapters(detector):
         mistakes.append(Mistake("model.freeze", "", "nothing is left to train at the start", "freeze less"))
     if mistakes:
         raise ConfigError(mistakes)
-    return Freezing(thawed_at, tuple(lines))
+    return Freezing(thawed_at, tuple(lines), tuple(thaws))
 
 
 def _schedule(
@@ -106,9 +117,9 @@ def _schedule(
     schedule: Mapping[str, Sequence[str]],
     groups: Mapping[str, set[str]],
     mistakes: list[Mistake],
-) -> list[str]:
-    """Fill in the epochs at which parameters are thawed; returns a line for each."""
-    lines: list[str] = []
+) -> list[tuple[int, str]]:
+    """Fill in the epochs at which parameters are thawed; returns each epoch and what it thaws, for people."""
+    thaws: list[tuple[int, str]] = []
 
     def refuse(message: str, hint: str) -> None:
         mistakes.append(Mistake("training.unfreeze", "", message, hint))
@@ -126,8 +137,8 @@ def _schedule(
                 refuse(f"{pattern!r} is not frozen when epoch {epoch} should thaw it", hint)
             else:
                 thawed_at.update(dict.fromkeys(matched & still, int(epoch)))
-                lines.append(f"thawed after {epoch} epochs: {_summary(matched & still, groups)}")
-    return lines
+                thaws.append((int(epoch), _summary(matched & still, groups)))
+    return thaws
 
 
 def parameters_by_group(detector: Detector) -> dict[str, set[str]]:

@@ -29,6 +29,7 @@ from detloom.train.assemble import BuiltModel, LoopNeeds, build_loop, choose_dev
 from detloom.train.checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from detloom.train.loop import Hooks, Loop, LoopPlan, Stateful
 from detloom.train.lora import merged_state, without_adapters
+from detloom.weight_transfer import why_unfit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -308,9 +309,8 @@ class Session:
         try:
             self.loop.load_state_dict(payload["training"])
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()  # torch lists every tensor
             raise CheckpointError(
-                f"{path} does not fit this configuration: {reason}",
+                f"{path} does not fit this configuration: {why_unfit(error)}",
                 hint="resume with the configuration that the run was started with",
             ) from error
         if not (self._checkpoints / BEST).is_file():
