@@ -6,6 +6,9 @@ import dataclasses
 import errno
 import hashlib
 import io
+import os
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -257,6 +260,20 @@ def test_the_hub_is_left_alone_when_it_may_not_be_asked(
     with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE forbids") as caught:
         fetch_weights(on_the_hub(), tmp_path)
     assert server.hits == 0 and "--weights FILE" in caught.value.hint
+
+
+def test_the_library_of_models_is_kept_from_the_hub_and_we_are_not() -> None:
+    """In a process of its own: the library reads the variable when it is imported."""
+    code = (
+        "import os\n"
+        "from detloom_plugins.models._detr.library import transformers\n"
+        "transformers('some family')\n"
+        "from huggingface_hub.constants import is_offline_mode\n"
+        "print(is_offline_mode(), os.environ.get('HF_HUB_OFFLINE'))\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "None"]
 
 
 def test_an_encrypted_address_does_not_send_on_to_one_that_is_not() -> None:

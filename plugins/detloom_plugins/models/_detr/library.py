@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from detloom.errors import PluginError
@@ -15,16 +17,30 @@ EXTRA = "pip install 'detloom[detr]'"
 def transformers(family: str) -> ModuleType:
     """The library. Raises PluginError that says how to install it.
 
-    Nothing is ever downloaded by it: weights come through `detloom.weights`. Its checks of tensor shapes are switched
+    Nothing is ever downloaded by it: weights come through `detloom.weights_download`. Its checks of tensor shapes are switched
     off: each reads a number from the device and makes the processor wait, once a decoder layer.
     """
     os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.getLogger("transformers.modeling_utils").addFilter(_without_loss_type)
     try:
-        return importlib.import_module("transformers")
+        with _offline():
+            return importlib.import_module("transformers")
     except ImportError as error:
         raise PluginError(f"{family} needs transformers, which is not installed ({error})", hint=EXTRA) from error
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub's library reads this when it is imported. It is no word of the user's: our own downloads go on."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
 
 
 def _without_loss_type(record: logging.LogRecord) -> bool:
