@@ -17,8 +17,8 @@ EXTRA = "pip install 'detloom[detr]'"
 def transformers(family: str) -> ModuleType:
     """The library. Raises PluginError that says how to install it.
 
-    Nothing is ever downloaded by it: weights come through `detloom.weights_download`. Its checks of tensor shapes are switched
-    off: each reads a number from the device and makes the processor wait, once a decoder layer.
+    Nothing is ever downloaded by it: weights come through `detloom.weights_download`. Its checks of tensor shapes are
+    switched off: each reads a number from the device and makes the processor wait, once a decoder layer.
     """
     os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
     logging.getLogger("transformers.modeling_utils").addFilter(_without_loss_type)
