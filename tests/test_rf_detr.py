@@ -16,6 +16,7 @@ from detloom.model import input_size
 from detloom.specs import ModelSpec
 from detloom_plugins.models.rf_detr.detector import RfDetrDetector
 from detloom_plugins.models.rf_detr.network import configuration
+from detloom_plugins.models.rf_detr.variants import refusal
 from detloom_schemas.config import TrainingConfig
 from detr_tools import HOST, build, drawn_batch
 from loop_tools import Recorder, batches, make_loop
@@ -260,3 +261,12 @@ def test_the_sizes_under_another_licence_are_refused_by_name(name: str) -> None:
     with pytest.raises(PluginError, match="Platform Model License") as raised:
         HOST.get(ModelSpec, name)
     assert name in raised.value.message and "rf_detr-large" in str(raised.value.hint)
+
+
+def test_every_way_of_writing_the_sizes_under_another_licence_is_known_and_no_other_name_is() -> None:
+    sizes = {"XL": ("xl", "xlarge"), "2XL": ("2xl", "2xlarge", "xxl", "xxlarge")}
+    for size, names in sizes.items():
+        for name in (f"{prefix}{name}" for prefix in ("rf_detr-", "rf_detr-seg-", "seg-", "seg", "") for name in names):
+            assert f"{name} cannot be had: RF-DETR {size} is published" in refusal(name)
+    for other in ("large", "rf_detr-large", "yolox-xl", "xlx", "d_fine-xlarge", "x", "seg", "rf_detr-seg-preview"):
+        assert refusal(other) == ""

@@ -271,8 +271,7 @@ class PluginHost:
 
     def _refuse(self, kind: type[Spec], name: str) -> None:
         for entry in self._entries[kind]:
-            reason = getattr(entry.spec, "refused", {}).get(name)
-            if reason is not None:
+            if isinstance(entry.spec, ModelSpec) and (reason := entry.spec.refused(name)):
                 others = [spec for spec in self.specs(kind) if spec.settings_key == entry.spec.settings_key]
                 names = ", ".join(self.qualified(spec) for spec in others)
                 raise PluginError(reason, hint=f"{kind.kind}s of this family: {names}")

@@ -43,6 +43,12 @@ def no_settings() -> Settings:
     return Settings()
 
 
+def nothing_refused(name: str) -> str:
+    """Of a family of which nothing is known that cannot be had."""
+    del name
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spec:
     """name: unique within its kind; lower case letters, digits, `-` and `_`. summary: one line.
@@ -101,7 +107,8 @@ class ModelSpec(Spec):
     size_divisor: height and width of the network input must be multiples of it. rounds_resolution: one number that is
     none means the nearest (for divisors that nobody knows by heart); a pair must always fit. fp16: it can be trained in
     16-bit floats; false for families that are known to overflow in them. aliases: other names for it, where no model is
-    called so. refused: names that people ask this family for and cannot have, with a sentence why.
+    called so. refused: why a name that people ask this family for cannot be had, empty for any other name; one function
+    serves all variants.
     """
 
     kind: ClassVar[str] = "model"
@@ -119,7 +126,7 @@ class ModelSpec(Spec):
     prompts: bool = False
     fp16: bool = True
     aliases: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Callable[[str], str] = nothing_refused
 
     @property
     def settings_key(self) -> str:

@@ -10,7 +10,7 @@ from detloom.hookspecs import hookimpl
 from detloom.specs import ModelContext, ModelSpec, WeightsFile
 
 from .coco_rows import COCO_ROWS
-from .variants import REFUSED, VARIANTS, Variant, refusal
+from .variants import VARIANTS, Variant, refusal
 
 if TYPE_CHECKING:
     from .detector import RfDetrDetector
@@ -115,7 +115,7 @@ def detloom_models() -> Iterable[ModelSpec]:
             rounds_resolution=True,
             masks=variant.masks,
             aliases=variant.aliases,
-            refused={name: refusal(name) for name in REFUSED},
+            refused=refusal,
         )
         for variant in VARIANTS
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -75,20 +76,16 @@ VARIANTS = (
     _segmenter("preview", 432, 4, 200, "34.2 M"),
 )
 
-_TOO_LARGE = {"XL": ("xl", "xlarge"), "2XL": ("2xl", "2xlarge", "xxl", "xxlarge")}
-
-REFUSED = {
-    f"{prefix}{name}": size
-    for size, names in _TOO_LARGE.items()
-    for name in names
-    for prefix in ("rf_detr-", "rf_detr-seg-", "seg-", "seg", "")
-}
-"""Names of sizes that exist elsewhere, under another licence."""
+_TOO_LARGE = re.compile(r"(?:rf_detr-)?(?:seg-?)?([2x]?)xl(?:arge)?")
+"""However people write the sizes that exist elsewhere, under another licence."""
 
 
 def refusal(name: str) -> str:
-    """Why a size cannot be had."""
+    """Why a size cannot be had; empty for any other name."""
+    found = _TOO_LARGE.fullmatch(name)
+    if found is None:
+        return ""
     return (
-        f"{name} cannot be had: RF-DETR {REFUSED[name]} is published under the Platform Model License (PML 1.0), not "
-        "under Apache-2.0 like the sizes up to large"
+        f"{name} cannot be had: RF-DETR {'2XL' if found[1] else 'XL'} is published under the Platform Model License "
+        "(PML 1.0), not under Apache-2.0 like the sizes up to large"
     )
