@@ -1,7 +1,9 @@
-"""`detloom` in processes of their own, to be interrupted, killed and starved."""
+"""`detloom` in processes of their own, to be interrupted, killed and starved; and in this one, where that is enough."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,8 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from conftest import IMPORT_ROOTS, ROOT
+from detloom.cli import main
 
 
 def environment(cache: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -63,6 +67,15 @@ class Place:
         self, *arguments: str | Path, script: Path | None = None, before: Callable[[], None] | None = None
     ) -> Finished:
         return ended(self.start(*arguments, script=script, before=before))
+
+    def call(self, *arguments: str | Path) -> Finished:
+        """The same command in this process: for what is refused, where an interpreter that starts is most of the
+        time."""
+        out, err = io.StringIO(), io.StringIO()
+        changed = mock.patch.dict(os.environ, environment(self.cache, self.more), clear=True)
+        with changed, contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(argument) for argument in arguments])
+        return Finished(code, out.getvalue(), err.getvalue())
 
     def files(self) -> dict[str, bytes]:
         return {

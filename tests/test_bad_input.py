@@ -175,7 +175,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 def test_it_is_refused_in_a_sentence_and_nothing_is_written(case: Case, place: Place) -> None:
-    finished = place.run(*case.arguments)
+    finished = place.call(*case.arguments)
     assert finished.code == case.code, finished
     for words in case.words:
         assert words in finished.err, finished.err
@@ -211,7 +211,7 @@ def test_weights_of_another_family_are_refused(place: Place, data_dir: Path) -> 
 
 
 def test_a_code_that_nothing_has_is_refused_before_the_data_are_read(place: Place) -> None:
-    finished = place.run("train", "../m/truncated", *RANDOM, "--set", "data.allow=truncated-imag")
+    finished = place.call("train", "../m/truncated", *RANDOM, "--set", "data.allow=truncated-imag")
     assert finished.code == 2
     assert "data.allow" in finished.err and "did you mean truncated-image?" in finished.err
     assert_civil(finished)
@@ -344,7 +344,7 @@ def unfinished(stopped: Path, tmp_path: Path, cache: Path) -> Place:
 def refused_resume(place: Place, *more: str, code: int = 1) -> str:
     """The message of a resume that must fail and leave every file as it was."""
     before = place.files()
-    finished = place.run("train", "--resume", "runs/run", "--epochs", "4", *more)
+    finished = place.call("train", "--resume", "runs/run", "--epochs", "4", *more)
     assert finished.code == code, finished
     assert_civil(finished)
     after = place.files()
@@ -413,7 +413,7 @@ def test_a_run_that_is_being_trained_is_not_taken_over(unfinished: Place) -> Non
     with (folder / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "is being trained by another process" in refused_resume(unfinished, code=2)
-        finished = unfinished.run("train", "--resume")
+        finished = unfinished.call("train", "--resume")
         assert finished.code == 2 and "holds no unfinished run" in finished.err
 
 
