@@ -2,6 +2,7 @@
 # make demo    the main job on a data set it draws itself: train, evaluate, export, report
 # make test    the tests
 # make test-agent   runs that the real clearml-agent executes, in environments that it makes
+# make test-native   RF-DETR over its own package, in an environment that has it
 # make coverage   the tests, with the share of lines they reach
 # make lint    ruff, mypy, pyright
 # make bench   the benchmarks (results with their commands go to benchmarks/results)
@@ -11,8 +12,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
+NATIVE := $(VENV)-rfdetr
 
-.PHONY: setup demo test test-agent coverage lint bench clean
+.PHONY: setup demo test test-agent test-native coverage lint bench clean
 
 setup: $(READY)
 
@@ -29,14 +31,26 @@ demo: $(READY)
 # OpenVINO asks the kernel for matrix tiles (AMX). Where that does not work well, as in some virtual machines, a process
 # that has asked dies of the next signal that Python handles, such as the end of a loader's worker.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not agent and not openvino"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not agent and not native and not openvino"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m openvino
 
 test-agent: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m agent
 
+# torchvision must not be in the other one: where it is unusable, transformers' models that see are so too. This one
+# finds there what it does not have itself.
+$(NATIVE)/.ready: $(READY)
+	test -x $(NATIVE)/bin/python || $(BIN)/python -m venv --without-pip $(NATIVE)
+	$(BIN)/python -m pip --python $(NATIVE)/bin/python install --quiet --disable-pip-version-check --no-deps -c constraints.txt rfdetr torchvision pyDeprecate
+	purelib='import sysconfig; print(sysconfig.get_path("purelib"), end="")'; \
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$purelib")')" > "$$($(NATIVE)/bin/python -c "$$purelib")/others.pth"
+	@touch $@
+
+test-native: $(NATIVE)/.ready
+	OMP_NUM_THREADS=1 $(NATIVE)/bin/python -m pytest -m native tests/test_rf_detr_native.py
+
 coverage: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not agent and not openvino" --cov=detloom --cov=detloom_plugins --cov=detloom_integrations --cov=detloom_schemas --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not agent and not native and not openvino" --cov=detloom --cov=detloom_plugins --cov=detloom_integrations --cov=detloom_schemas --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -48,4 +62,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(NATIVE) demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -13,7 +13,7 @@ from .coco_rows import COCO_ROWS
 from .variants import VARIANTS, Variant, refusal
 
 if TYPE_CHECKING:
-    from .detector import RfDetrDetector
+    from .detector import RfDetrDetector, RfDetrSegmenter
     from .settings import RfDetrSettings
 
 detloom_api = (0, 1)
@@ -43,13 +43,23 @@ def family_settings(variant: Variant) -> RfDetrSettings:
 
 
 def build(variant: Variant, chosen: RfDetrSettings, context: ModelContext) -> RfDetrDetector:
-    from .detector import RfDetrDetector, RfDetrSegmenter
     from .settings import RfDetrSegSettings
 
+    boxes, masks = _kinds(chosen.backend)
     if not variant.masks:
-        return RfDetrDetector(variant, chosen, context)
+        return boxes(variant, chosen, context)
     assert isinstance(chosen, RfDetrSegSettings)
-    return RfDetrSegmenter(variant, chosen, context)
+    return masks(variant, chosen, context)
+
+
+def _kinds(backend: str) -> tuple[type[RfDetrDetector], type[RfDetrSegmenter]]:
+    if backend == "rfdetr":
+        from .native import NativeDetector, NativeSegmenter
+
+        return NativeDetector, NativeSegmenter
+    from .detector import RfDetrDetector, RfDetrSegmenter
+
+    return RfDetrDetector, RfDetrSegmenter
 
 
 def _recipe(variant: Variant) -> dict[str, object]:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from detloom.errors import ConfigError, DataError, Mistake
 from detloom.geometry import InputRule
 from detloom.specs import ModelContext
 from detloom_plugins.models._detr.criterion import by_name, truth_of
-from detloom_plugins.models._detr.detector import DetrDetector
+from detloom_plugins.models._detr.detector import PREFIX, DetrDetector
 from detloom_plugins.models._detr.matching import Stack, Truth
 from detloom_plugins.models._detr.network import chain_of_groups
 
@@ -28,6 +29,22 @@ if TYPE_CHECKING:
     from .variants import Variant
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BACKENDS = ("transformers", "rfdetr")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a network says of a batch, whoever built it; N queries: those of all groups in training, else one group's.
+
+    logits: [L, B, N, C] and boxes: [L, B, N, 4] cxcywh in 0..1 of the decoder's layers; first_logits: [B, N, C] and
+    first_boxes: [B, N, 4] of the first stage; masks: of the first stage and the layers, None for boxes alone.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    first_logits: Tensor
+    first_boxes: Tensor
+    masks: MaskLayers | None = None
 
 
 class RfDetrDetector(DetrDetector):
@@ -42,11 +59,17 @@ class RfDetrDetector(DetrDetector):
 
     def __init__(self, variant: Variant, settings: RfDetrSettings, context: ModelContext) -> None:
         refuse_small(variant, settings.num_queries, context.size)
-        network = build_network(variant, settings, len(context.class_names))
+        network = self.started(variant, settings, len(context.class_names))
         rule = InputRule(size=context.size, resize="stretch", scale=1 / 255, mean=MEAN, std=STD)
         super().__init__(variant.full_name, network, settings, context, rule)
         self.variant, self.queries = variant, settings.num_queries
+
+    @staticmethod
+    def started(variant: Variant, settings: RfDetrSettings, classes: int) -> Any:
+        """The network with random weights from which it learns."""
+        network = build_network(variant, settings, classes)
         reset_parameters(network)
+        return network
 
     @property
     def detection(self) -> Any:
@@ -54,14 +77,10 @@ class RfDetrDetector(DetrDetector):
         return detection_part(self.network)
 
     def run(self, pixels: Tensor, truth: Truth | None) -> Outputs:
-        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
-        found = self.detection.model(pixels)
-        logits, boxes = self.detection.predict_class_and_boxes(
-            found.intermediate_hidden_states, found.intermediate_reference_points
-        )
-        first = self.detection.predict_encoder_class_logits(found.enc_outputs_class)
-        all_logits = torch.cat((first.unsqueeze(0).to(logits), logits))
-        all_boxes = torch.cat((found.enc_outputs_coord_logits.unsqueeze(0).to(boxes), boxes))
+        found = self.found(pixels)
+        logits, boxes = found.logits, found.boxes
+        all_logits = torch.cat((found.first_logits.unsqueeze(0).to(logits), logits))
+        all_boxes = torch.cat((found.first_boxes.unsqueeze(0).to(boxes), boxes))
         groups = logits.shape[2] // self.queries
         names = ("encoder", *("aux",) * (len(logits) - 1), "")
         stack = Stack(
@@ -71,11 +90,28 @@ class RfDetrDetector(DetrDetector):
             scale=1 / groups,
         )
         outputs = Outputs(logits[-1, :, : self.queries], boxes[-1, :, : self.queries], extra={"stacks": [stack]})
-        self.add_masks(outputs, found, size)
+        if found.masks is not None:
+            layers = outputs.extra["mask_layers"] = found.masks
+            if not self.training:
+                outputs.masks = mask_logits(layers.queries[-1][:, : self.queries], layers.maps[-1], layers.bias)
         return outputs
 
-    def add_masks(self, outputs: Outputs, found: Any, size: tuple[int, int]) -> None:
-        """For a detector that has them. found: what the library's model gave; size: of the input, in pixels."""
+    def found(self, pixels: Tensor) -> Found:
+        """pixels: normalised [B, 3, H, W]."""
+        found = self.detection.model(pixels)
+        logits, boxes = self.detection.predict_class_and_boxes(
+            found.intermediate_hidden_states, found.intermediate_reference_points
+        )
+        first = self.detection.predict_encoder_class_logits(found.enc_outputs_class)
+        states = (found.enc_outputs_class, *found.intermediate_hidden_states.unbind(0))
+        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
+        masks = self.mask_layers(found.backbone_features, states, size)
+        return Found(logits, boxes, first, found.enc_outputs_coord_logits, masks)
+
+    def mask_layers(self, features: Tensor, states: Sequence[Tensor], size: tuple[int, int]) -> MaskLayers | None:
+        """Of a detector that has masks. features: [B, E, h, w] of the backbone; states: [B, N, E] of the first stage
+        and the decoder's layers; size: (height, width) of the input in pixels."""
+        return None
 
     def check_size(self, size: tuple[int, int]) -> str:
         return too_small(self.variant, self.queries, size)
@@ -86,8 +122,18 @@ class RfDetrDetector(DetrDetector):
         self.backbone().embeddings.fix_size(height // patch, width // patch)
 
     def canonical(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        named = from_original(super().canonical(state), masks=self.masks)
-        return fitted(named, self.network.state_dict())
+        return fitted(self.library_named(state), self.network.state_dict())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Of a detector of the same backend: it goes on with a training. Raises RuntimeError for the other's."""
+        given, own = (f"{PREFIX}transformer.decoder.norm.weight" in names for names in (state_dict, self.state_dict()))
+        if given != own:
+            raise RuntimeError(f"it was written with model.rf_detr.backend={BACKENDS[given]}, not {BACKENDS[own]}")
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def library_named(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of any source and either backend under the names of transformers."""
+        return from_original(super().canonical(state), masks=self.masks)
 
     def backbone(self) -> Any:
         return self.detection.model.backbone.backbone
@@ -132,20 +178,17 @@ class RfDetrSegmenter(RfDetrDetector):
             settings.mask_point_ratio,
         )
 
-    def add_masks(self, outputs: Outputs, found: Any, size: tuple[int, int]) -> None:
+    def mask_layers(self, features: Tensor, states: Sequence[Tensor], size: tuple[int, int]) -> MaskLayers | None:
         network = self.network
         target = tuple(side // network.downsample_ratio for side in size)
-        features = F.interpolate(found.backbone_features, size=target, mode="bilinear", align_corners=False)
-        # The first stage looks at the features as they are, without projection: so does the original.
-        maps = [features]
+        features = F.interpolate(features, size=target, mode="bilinear", align_corners=False)
+        # The first stage's features are projected as all others are, by the original; the library (5.23) leaves it out.
+        maps = [network.spatial_features_proj(features)]
         for block in network.blocks:
             features = block(features)
             maps.append(network.spatial_features_proj(features))
-        states = (found.enc_outputs_class, *found.intermediate_hidden_states.unbind(0))
         queries = [network.query_features_proj(network.query_features_block(state)) for state in states]
-        outputs.extra["mask_layers"] = MaskLayers(maps, queries, network.segmentation_bias)
-        if not self.training:
-            outputs.masks = mask_logits(queries[-1][:, : self.queries], maps[-1], network.segmentation_bias)
+        return MaskLayers(maps, queries, network.segmentation_bias)
 
     def loss(self, outputs: Outputs, targets: Targets) -> LossTerms:
         if targets.masks is None:

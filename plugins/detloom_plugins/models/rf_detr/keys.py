@@ -1,5 +1,5 @@
 # ruff: noqa: TID253
-"""Names of published files, turned into the library's: of the original package, and of the library's hub."""
+"""Names of weights: of the original package, turned into the library's and back, and of older files of the library."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from detloom_plugins.models._detr.keys import Renames, renamed
+from detloom_plugins.models._detr.keys import Renames, renamed, split_attention
 
 from .network import resampled
 
 ORIGINAL = ("backbone.0.", "transformer.", "refpoint_embed.")
 """What the names of the original package begin with."""
+
+KEYPOINTS = "_kp_active_mask"
+"""No weight: what the original package keeps for its models of keypoints, empty for all others."""
 
 FROM_ORIGINAL: Renames = (
     (r"^backbone\.0\.encoder\.encoder\.", "model.backbone.backbone."),
@@ -61,6 +64,23 @@ def from_original(state: Mapping[str, Tensor], *, masks: bool) -> dict[str, Tens
     wrap those of the detector once more."""
     if not any(name.startswith(ORIGINAL) for name in state):
         return dict(state)
+    return _library_named({name: tensor for name, tensor in state.items() if name != KEYPOINTS}, masks)
+
+
+def to_original(state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, masks: bool) -> dict[str, Tensor]:
+    """The way back. own: a network of the original package, whose names those of the library become; others stay."""
+    left = dict(state)
+    out: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        # Torch's attention has one tensor where the library has three.
+        parts = list(_library_named(renamed(split_attention({name: tensor}), FROM_OLDER), masks))
+        if all(part in left for part in parts):
+            taken = [left.pop(part) for part in parts]
+            out[name] = taken[0] if len(taken) == 1 else torch.cat(taken)
+    return out | left
+
+
+def _library_named(state: Mapping[str, Tensor], masks: bool) -> dict[str, Tensor]:
     head = {name: tensor for name, tensor in state.items() if name.startswith("segmentation_head.")}
     body = renamed({name: tensor for name, tensor in state.items() if name not in head}, FROM_ORIGINAL)
     inside = "model." if masks else ""

@@ -61,6 +61,7 @@ def configuration(library: Any, variant: Variant, settings: RfDetrSettings, clas
         num_labels=classes,
         # The original's projection has four times the width of the decoder.
         intermediate_size=4 * variant.width,
+        layer_norm_eps=1e-6,  # of the projector's norms alone: as the original has it, ten times finer than the library
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field  # noqa: TID253 - imported only when somebody asks for the settings
 
@@ -12,6 +12,13 @@ from detloom_plugins.models._detr.settings import NotNegative, QuerySettings
 class RfDetrSettings(QuerySettings):
     """RF-DETR (Robinson et al. 2025). The defaults are the original's."""
 
+    backend: Annotated[
+        Literal["transformers", "rfdetr"],
+        Field(
+            description="who builds the network: transformers, or the original package (`pip install "
+            "'detloom[rfdetr]'`, with torchvision); weights of either load into both"
+        ),
+    ] = "transformers"
     group_detr: Annotated[
         int,
         Field(
