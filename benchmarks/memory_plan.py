@@ -4,7 +4,7 @@ For each model, size and batch: a fresh process builds the model, notes its resi
 any counting, and reports how much its peak has grown. The prediction comes from batches of one and two images. Goal:
 within 20 %.
 
-    python benchmarks/memory_plan.py [--models yolox-nano,yolox-s,rt_detr-r18]
+    python benchmarks/memory_plan.py [--models yolox-nano,yolox-seg-nano]
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from common import record
 
 CASES = {
     "yolox-nano": (([320, 320], 4), ([320, 320], 16), ([416, 736], 4), ([640, 640], 4)),
+    "yolox-nano channels_last": (([320, 320], 4), ([320, 320], 16), ([640, 640], 4)),
     "yolox-s": (([320, 320], 4), ([640, 640], 4)),
     "rt_detr-r18": (([320, 320], 2), ([320, 320], 4), ([384, 640], 4)),
+    "yolox-seg-nano": (([320, 320], 4), ([320, 320], 16), ([640, 640], 4)),
+    "rf_detr-seg-nano": (([312, 312], 1), ([312, 312], 4)),
 }
+"""Sizes and batches by model, and what is set besides."""
 OBJECTS = 10
 
 
@@ -35,12 +39,14 @@ def child(task: dict[str, object]) -> dict[str, float]:
     from detloom.config import mapping_layer, resolve
     from detloom.data.memory import keep_freed_memory
     from detloom.host import discover
-    from detloom.train.assemble import build_model
+    from detloom.train.assemble import build_model, place
     from detloom.train.footprint import Scene, bare_loop, measure_footprint
 
     torch.set_num_threads(1)
     host = discover()
-    values = {"model.type": task["model"], "training.resolution": task["size"], "model.pretrain_weights": "none"}
+    name, *options = str(task["model"]).split()
+    values = {"model.type": name, "training.resolution": task["size"], "model.pretrain_weights": "none"}
+    values |= {f"training.{option}": True for option in options}
     resolved = resolve(host, [mapping_layer(values)])
     model = build_model(resolved, host, ("a", "b", "c"), pretrained=False)
     device = torch.device("cpu")
@@ -50,9 +56,10 @@ def child(task: dict[str, object]) -> dict[str, float]:
         return {"fixed": found.fixed, "per_image": found.per_image, "held": held}
     keep_freed_memory()
     before = resident()
+    place(model.detector, device, resolved.config.training)
     model.detector.train()
     loop = bare_loop(model, resolved.config.training, device)
-    scene = Scene(model.detector.input_rule.size, 3, OBJECTS)
+    scene = Scene(model.detector.input_rule.size, 3, OBJECTS, model.detector.masks)
     for _ in range(3):
         loop.step([scene.batch(int(str(task["batch"])))])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

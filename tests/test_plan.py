@@ -119,6 +119,20 @@ def test_what_saves_memory_is_in_the_prediction() -> None:
     assert several > 1.3 * plain, "the largest size counts"
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_weights_lie_in_the_measured_steps_as_they_will_in_the_training(wanted: bool) -> None:
+    made, config = built(64, **{"training.channels_last": wanted})
+
+    def look(module: Any, given: Any) -> None:
+        raise LookupError(module.weight.is_contiguous(memory_format=torch.channels_last))
+
+    stem = next(m for m in made.detector.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3))
+    stem.register_forward_pre_hook(look)
+    with pytest.raises(LookupError) as seen:
+        measure_footprint(made, config, 8, CPU)
+    assert seen.value.args == (wanted,)
+
+
 def test_a_process_grows_by_what_was_predicted_within_a_fifth() -> None:
     """Its resident memory, in a process of its own that counts nothing."""
     code = f"""

@@ -56,6 +56,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def place(detector: Detector, device: torch.device, config: TrainingConfig) -> None:
+    """To its device, its tensors in the order in memory that the training wants."""
+    detector.to(device)
+    if config.channels_last:
+        detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def choose_precision(config: TrainingConfig, device: torch.device) -> torch.dtype:
     """16 bits where asked for, or bf16 where `auto` meets a GPU that has it."""
     if config.precision == "auto":

@@ -10,7 +10,7 @@ import torch
 
 from detloom.data.batch import Batch
 from detloom.detector import Targets
-from detloom.train.assemble import BuiltModel, LoopNeeds, build_loop, choose_precision
+from detloom.train.assemble import BuiltModel, LoopNeeds, build_loop, choose_precision, place
 from detloom.train.freezing import keep_frozen_in_eval
 from detloom.train.loop import Hooks, Loop, LoopPlan
 from detloom.train.memory import TensorCounter
@@ -90,7 +90,8 @@ def measure_footprint(
     epoch: whose frozen parts are frozen. Raises ConfigError for what no training could be built from.
     """
     model.freezing.apply(model.detector, epoch)
-    model.detector.to(device).train()
+    place(model.detector, device, config)
+    model.detector.train()
     keep_frozen_in_eval(model.detector)
     measure = _on_gpu if device.type == "cuda" else _by_counting
     points: list[tuple[int, int]] = []

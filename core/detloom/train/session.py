@@ -25,7 +25,7 @@ from detloom.files import atomic_path
 from detloom.geometry import Detections
 from detloom.model import describe
 from detloom.progress import Reading
-from detloom.train.assemble import BuiltModel, LoopNeeds, build_loop, choose_device, choose_precision
+from detloom.train.assemble import BuiltModel, LoopNeeds, build_loop, choose_device, choose_precision, place
 from detloom.train.checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
 from detloom.train.loop import Hooks, Loop, LoopPlan, Stateful
 from detloom.train.lora import merged_state, without_adapters
@@ -64,9 +64,8 @@ class Session:
         self.config = around.resolved.config
         self.device = choose_device(self.config.training.device)
         self.precision = choose_precision(self.config.training, self.device)
-        self.detector = model.detector.to(self.device)
-        if self.config.training.channels_last:
-            self.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.detector = model.detector
+        place(self.detector, self.device, self.config.training)
         self.train_split, self.val_split = self._splits()
         self.pixels = self._pixels()
         self.loader = self._train_loader()
