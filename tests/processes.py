@@ -69,8 +69,8 @@ class Place:
         return ended(self.start(*arguments, script=script, before=before))
 
     def call(self, *arguments: str | Path) -> Finished:
-        """The same command in this process: for what is refused, where an interpreter that starts is most of the
-        time."""
+        """The same command in this process, where neither its start nor its end is what is tested: half the time of a
+        small run goes into an interpreter that starts and imports torch."""
         out, err = io.StringIO(), io.StringIO()
         changed = mock.patch.dict(os.environ, environment(self.cache, self.more), clear=True)
         with changed, contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

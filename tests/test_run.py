@@ -299,8 +299,8 @@ def test_five_images_are_learned_by_heart(tmp_path: Path) -> None:
     classes or their order can lower its loss as well."""
     draw(tmp_path / "shapes", 128, train=6, valid=1)
     place = Place(tmp_path, tmp_path / "cache")
-    finished = place.run(
-        *("train", "shapes", "--weights", "none", "--resolution", "128", "--batch-size", "5", "--epochs", "160"),
+    finished = place.call(
+        *("train", "shapes", "--weights", "none", "--resolution", "128", "--batch-size", "5", "--epochs", "120"),
         *("--overfit-batches", "1", "--lr", "0.004", "--no-ema", "--set", "validation.interval=1000"),
         *("--set", "training.checkpoint_interval=1000", "--set", "validation.save_predictions=true"),
         *("--set", "export.format=[]", "--set", "experiment.logging.loggers=jsonl", "--name", "heart"),
