@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,10 +24,15 @@ from torch import Tensor
 from conftest import IMPORT_ROOTS
 from detloom.cli import main
 from detloom.detector import Detector
+from detloom.discovery import Candidate, first_party_candidates
+from detloom.errors import PluginError
+from detloom.hookspecs import hookimpl
+from detloom.host import PluginHost
 from detloom.specs import ModelSpec
 from detloom.train.seeding import seed_torch
 from detloom.weights import read_weights
 from detloom_plugins.models import rf_detr
+from detloom_plugins.models.rf_detr.native import package
 from detloom_plugins.models.rf_detr.variants import VARIANTS, Variant
 from detr_tools import HOST, NAMES, Family, build, check_learned, overfit
 from mask_tools import write_data
@@ -39,23 +45,34 @@ pytestmark = pytest.mark.native
 @pytest.fixture(scope="module", autouse=True)
 def torchvision() -> None:
     assert usable_torchvision(), "these tests are for the environment that `make test-native` makes"
+    package()
 
 
-@pytest.fixture
-def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def small_sizes(torchvision: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The small sizes of the tests, built of the package's modules: it knows published ones alone."""
     import rfdetr.config
     from rfdetr.models.backbone import dinov2
 
     eyes = dinov2.get_config("small", False) | {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-    monkeypatch.setattr(dinov2, "get_config", lambda *_: dict(eyes))
-    monkeypatch.setitem(dinov2.size_to_width, "small", 64)
-    for name, base in (("Tiny", "Nano"), ("SegTiny", "SegNano")):
-        given = {"hidden_dim": 64, "patch_size": 8, "num_windows": 2, "positional_encoding_size": 12, "dec_layers": 2}
-        given |= {"sa_nheads": 4, "ca_nheads": 4, "out_feature_indexes": [1, 3]}
-        kind = getattr(rfdetr.config, f"RFDETR{base}Config")
-        small = type("Small", (kind,), {**given, "__annotations__": dict.fromkeys(given, Any), "__module__": __name__})
-        monkeypatch.setattr(rfdetr.config, f"RFDETR{name}Config", small, raising=False)
+    file = tmp_path_factory.mktemp("eyes") / "tiny.json"
+    file.write_text(json.dumps(eyes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(dinov2.size_to_config, "tiny", str(file))
+        patch.setitem(dinov2.size_to_width, "tiny", 64)
+        for name, base in (("Tiny", "Nano"), ("SegTiny", "SegNano")):
+            given: dict[str, Any] = {
+                "encoder": "dinov2_windowed_tiny",
+                "hidden_dim": 64,
+                "patch_size": 8,
+                "num_windows": 2,
+            }
+            given |= {"positional_encoding_size": 12, "dec_layers": 2, "sa_nheads": 4, "ca_nheads": 4}
+            given |= {"out_feature_indexes": [1, 3]}
+            kind = getattr(rfdetr.config, f"RFDETR{base}Config")
+            fields = {**given, "__annotations__": dict.fromkeys(given, Any), "__module__": __name__}
+            patch.setattr(rfdetr.config, f"RFDETR{name}Config", type("Small", (kind,), fields), raising=False)
+        yield
 
 
 def small(variant: Variant) -> Family:
@@ -105,7 +122,8 @@ def test_the_packages_network_and_that_of_transformers_say_the_same(name: str) -
     """A square and a rectangle; and the weights come back as they were."""
     chosen = published(name)
     native, ours = both(chosen)
-    native.eval(), ours.eval()
+    native.eval()
+    ours.eval()
     for size in (chosen.size, chosen.wide):
         images = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
         with torch.inference_mode():
@@ -219,40 +237,68 @@ def test_every_parameter_is_in_one_group_and_activations_can_be_computed_again()
 # --- a whole run ---
 
 
-def line(folder: Path, *more: str) -> list[str]:
-    """Of a training of one epoch."""
+def small_host() -> PluginHost:
+    """With the small size of masks as a model `small`, whose settings are `model.plugins.small`."""
+
+    @hookimpl
+    def detloom_models() -> list[ModelSpec]:
+        spec = HOST.get(ModelSpec, SMALL_MASKS.spec)
+        settings = type(spec.settings())
+        return [
+            replace(
+                spec,
+                name="small",
+                family="small",
+                aliases=(),
+                refused={},
+                weights=(),
+                settings=lambda: settings.model_validate(SETTINGS),
+                build=SMALL_MASKS.build,
+            )
+        ]
+
+    module = ModuleType("small")
+    module.__dict__.update(detloom_api=(0, 1), detloom_models=detloom_models)
+    return PluginHost([*first_party_candidates(), Candidate("small", "small", "1", "entry point", lambda: module)])
+
+
+def line(folder: Path, **more: str) -> list[str]:
+    """Of a training of one epoch. more: with `__` for a point."""
     values = {
         "model.pretrain_weights": "none",
-        "model.rf_detr.backend": "rfdetr",
-        "model.rf_detr.num_queries": "20",
-        "model.rf_detr.group_detr": "2",
         "data.num_workers": "0",
         "data.near_duplicates": "false",
-        "training.resolution": "72",
+        "training.resolution": "96",
         "training.batch_size": "2",
         "training.epochs": "1",
         "augmentation.transforms": "[]",
+        "export.format": "[]",
         "experiment.output_dir": str(folder / "runs"),
         "experiment.name": "run",
     }
-    pairs = [f"{key}={value}" for key, value in values.items()] + list(more)
-    given = [text for pair in pairs for text in ("--set", pair)]
-    return ["train", str(folder / "data"), "--model", "rf_detr-seg-nano", *given]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, torchvision: None) -> Path:
-    folder = tmp_path_factory.mktemp("native")
-    write_data(folder / "data", (4, 2, 2))
-    assert called(*line(folder, "export.format=[onnx]")) == 0
-    return folder
+    values.update({key.replace("__", "."): value for key, value in more.items()})
+    given = [text for key, value in values.items() for text in ("--set", f"{key}={value}")]
+    return ["train", str(folder / "data"), *given]
 
 
 def called(*arguments: str | Path) -> int:
-    try:
-        return main([str(argument) for argument in arguments])
-    finally:
-        logging.getLogger("detloom").handlers.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detloom.host.discover", small_host)
+        try:
+            return main([str(argument) for argument in arguments])
+        finally:
+            logging.getLogger("detloom").handlers.clear()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, small_sizes: None) -> Path:
+    folder = tmp_path_factory.mktemp("native")
+    write_data(folder / "data", (4, 2, 2))
+    assert (
+        called(*line(folder, model__type="small", model__plugins__small__backend="rfdetr", export__format="[onnx]"))
+        == 0
+    )
+    return folder
 
 
 def test_a_run_trains_evaluates_and_exports_masks(place: Path) -> None:
@@ -271,7 +317,7 @@ def test_a_finished_run_predicts_by_itself_and_by_its_file(place: Path, capsys: 
     boxes = []
     for model in (place / "runs/run", onnx):
         capsys.readouterr()
-        assert called("predict", model, place / "data/test", "--conf", "0.001", "--json") == 0
+        assert called("predict", model, place / "data/test", "--score", "0.001", "--json") == 0
         rows = json.loads(capsys.readouterr().out)
         boxes.append([found["box"] for row in rows for found in row["detections"]])
     assert len(boxes[0]) > 10 and boxes[0] == [pytest.approx(box, abs=0.2) for box in boxes[1]]
@@ -280,26 +326,29 @@ def test_a_finished_run_predicts_by_itself_and_by_its_file(place: Path, capsys: 
 def test_the_other_backend_begins_with_its_weights_and_does_not_go_on_with_it(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights = f"model.pretrain_weights={place / 'runs/run/checkpoints/best.pt'}"
-    other = (weights, "model.strict_weights=true", "model.rf_detr.backend=transformers", "experiment.name=other")
-    assert called(*line(place, *other)) == 0
+    other = {"model__type": "small", "model__plugins__small__backend": "transformers"}
+    weights = str(place / "runs/run/checkpoints/best.pt")
+    begun = line(
+        place, **other, experiment__name="other", model__pretrain_weights=weights, model__strict_weights="true"
+    )
+    assert called(*begun) == 0
     assert json.loads((place / "runs/other/run.json").read_text())["status"] == "completed"
     capsys.readouterr()
-    resumed = ("model.rf_detr.backend=transformers", "training.epochs=2")
-    assert called(*line(place, *resumed), "--resume", place / "runs/run") != 0
+    assert called(*line(place, **other, training__epochs="2"), "--resume", place / "runs/run") != 0
     told = capsys.readouterr().err
     assert "it was written with model.rf_detr.backend=rfdetr, not transformers" in told and "Traceback" not in told
 
 
-def test_a_torchvision_of_another_torch_is_named(
-    place: Path, tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+def test_a_torchvision_of_another_torch_ends_a_run_with_a_sentence(
+    tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """A process that nobody prepared finds the torchvision of another torch."""
-    broken = tmp_path / "broken/torchvision"
-    broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    paths = os.pathsep.join([str(broken.parent), *IMPORT_ROOTS])
-    finished = cli(*line(place, "experiment.name=broken"), env={"PYTHONPATH": paths})
-    assert finished.returncode == 3, finished.stderr
+    write_data(tmp_path / "data", (2, 2, 2))
+    (tmp_path / "broken/torchvision").mkdir(parents=True)
+    stop = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "broken/torchvision/__init__.py").write_text(stop)
+    paths = os.pathsep.join([str(tmp_path / "broken"), *IMPORT_ROOTS])
+    chosen = {"model__type": "rf_detr-nano", "model__rf_detr__backend": "rfdetr", "training__resolution": "288"}
+    finished = cli(*line(tmp_path, **chosen), env={"PYTHONPATH": paths})
+    assert finished.returncode == PluginError.exit_code, finished.stderr
     assert "needs torchvision, which cannot be used here (operator torchvision::nms does not exist)" in finished.stderr
     assert "install torchvision built for torch" in finished.stderr and "Traceback" not in finished.stderr
