@@ -203,7 +203,7 @@ def test_mistakes_of_a_file_are_shown_in_their_lines(place: Place) -> None:
 
 def test_weights_of_another_family_are_refused(place: Place, data_dir: Path) -> None:
     weights = data_dir / "weights" / "fastestdet_coco_ap05_0.2532.pth"
-    finished = place.run("train", "../m/sound", *SMALL, "--weights", weights)
+    finished = place.call("train", "../m/sound", *SMALL, "--weights", weights)
     assert finished.code == 1
     assert "does not hold weights of yolox-nano" in finished.err and "--model" in finished.err
     assert_civil(finished)
@@ -366,7 +366,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(unfinished: Place)
     for path in leftovers:
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text("of a process that was killed while it wrote")
-    finished = unfinished.run("train", "--resume", "runs/run", "--epochs", "3")
+    finished = unfinished.call("train", "--resume", "runs/run", "--epochs", "3")
     assert finished.code == 0, finished
     assert "last.pt does not match its hash" in finished.err and "trying the one before it" in finished.err
     steps = [row["step"] for row in metrics_of(unfinished.folder / "runs/run")]
@@ -418,7 +418,7 @@ def test_a_run_that_is_being_trained_is_not_taken_over(unfinished: Place) -> Non
 
 
 def test_a_rate_given_with_a_resume_acts(unfinished: Place) -> None:
-    finished = unfinished.run(
+    finished = unfinished.call(
         "train", "--resume", "runs/run", "--epochs", "3", "--lr", "1e-9", "--set", "training.scheduler=constant"
     )
     assert finished.code == 0, finished
