@@ -23,7 +23,7 @@ CASES = {
     "yolox-nano channels_last": (([320, 320], 4), ([320, 320], 16), ([640, 640], 4)),
     "yolox-s": (([320, 320], 4), ([640, 640], 4)),
     "rt_detr-r18": (([320, 320], 2), ([320, 320], 4), ([384, 640], 4)),
-    "yolox-seg-nano": (([320, 320], 4), ([320, 320], 16)),
+    "yolox-seg-nano": (([320, 320], 4), ([320, 320], 16), ([640, 640], 4)),
     "rf_detr-seg-nano": (([312, 312], 1),),
 }
 """Sizes and batches by model, and what is set besides."""
