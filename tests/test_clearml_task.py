@@ -179,7 +179,7 @@ def test_of_two_processes_one_talks_and_both_know_what_was_settled(
 
 def test_a_training_of_several_processes_is_refused_before_any_work(place: Place) -> None:
     place.more = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
-    done = place.run(*SMALL, "--epochs", "1")
+    done = place.call(*SMALL, "--epochs", "1")
     assert done.code == 2 and "process 1 of 2" in done.err and not (place.folder / "runs").exists()
 
 

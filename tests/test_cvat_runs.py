@@ -61,7 +61,7 @@ def test_tasks_are_trained_on_and_the_run_remembers_which(place: Place, cvat: CV
 
     # Evaluated again, after the server has gone: the cache holds what the run was trained on.
     cvat.hold()
-    again = place.run("evaluate", str(run), "--json")
+    again = place.call("evaluate", str(run), "--json")
     assert again.code == 0, again
 
 
