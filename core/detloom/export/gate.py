@@ -23,6 +23,8 @@ FULL_TOLERANCE, REDUCED_TOLERANCE = 0.001, 0.01
 """Of AP: for 32 bits, and for 16 bits and below."""
 FULL_LIMITS = {"max_box_px": 0.5, "max_score": 0.001, "max_mask": 0.01}
 REDUCED_LIMITS = {"max_score": 0.1, "max_mask": 0.25}
+ENOUGH_PAIRS = 0.5
+"""Share of the surest boxes that both must have on one of the compared images, for the limits to mean anything."""
 WORDS = {
     "max_box_px": "a box differs by {} px",
     "max_score": "a score differs by {}",
@@ -130,6 +132,11 @@ def _parity_reasons(cases: Sequence[Difference], limits: dict[str, float] | None
                 return [f"the file's {kind} cannot be compared: other shapes, or not numbers"]
             if value > limit:
                 return [f"{WORDS[name].format(f'{value:.4g}')} on the same image; at most {limit:g} is expected"]
+    if limits is not None and max(case.paired for case in cases) < ENOUGH_PAIRS:
+        return [
+            "the boxes of the compared images are tied, so that the file may give others: name images that show "
+            "objects, or train for longer"
+        ]
     return []
 
 

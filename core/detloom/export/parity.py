@@ -17,6 +17,11 @@ from detloom.prediction import Predictor, Raw
 SUREST = 100
 """Boxes of an image that are compared one by one: far below, boxes mean nothing and their sides may be huge."""
 SAME_IOU, SAME_PX, SAME_SCORE = 0.9, 0.5, 0.01
+SAME_WHOLE = 0.02
+"""Of the farthest side of a box that is not cut to the image."""
+
+TIE = 1e-4
+"""Of scores: which of two boxes that are nearer than this a family chooses is left to the last bits."""
 
 ENOUGH_AGREEMENT = 0.99
 """Families that choose their boxes by score may give them in another order; then the detections decide."""
@@ -26,13 +31,15 @@ Images = Sequence[NDArray[np.uint8]]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """See detloom_schemas.manifest.ParityCase; None: cannot be compared, or has no masks."""
+    """See detloom_schemas.manifest.ParityCase; None: cannot be compared, or has no masks. paired: share of the surest
+    boxes of the checkpoint that the file has too."""
 
     max_box_px: float | None
     max_score: float | None
     max_mask: float | None
     agreement: float
     detections: int
+    paired: float = 1.0
 
 
 def compare(checkpoint: Predictor, exported: Predictor, images: Images) -> Difference:
@@ -46,10 +53,13 @@ def compare(checkpoint: Predictor, exported: Predictor, images: Images) -> Diffe
         # The file gives detections alone: those are compared, one by one. Their masks are part of the agreement.
         box, score = _largest_of_detections(found, exported_found, checkpoint.post_rule)
         mask = 0.0 if ours.masks is not None and min(shares) >= ENOUGH_AGREEMENT else None
+        paired = 1.0  # who finds nothing is judged by the gate
     else:
-        box, score = _largest(ours, theirs, checkpoint.input_rule.size)
-        mask = _largest_of_masks(ours, theirs)
-    return Difference(box, score, mask, float(np.mean(shares)), sum(len(one) for one in found))
+        pairs = _pairs(ours, theirs, checkpoint.input_rule.size)
+        box, score = (None, None) if pairs is None else _largest(ours, theirs, pairs)
+        mask = None if pairs is None else _largest_of_masks(ours, theirs, pairs)
+        paired = 0.0 if pairs is None else float(np.mean([np.mean(one.partner >= 0) for one in pairs]))
+    return Difference(box, score, mask, float(np.mean(shares)), sum(len(one) for one in found), paired)
 
 
 def decode_all(predictor: Predictor, images: Images) -> Raw:
@@ -64,22 +74,77 @@ def decode_all(predictor: Predictor, images: Images) -> Raw:
     )
 
 
-def _largest(ours: Raw, theirs: Raw, size: tuple[int, int]) -> tuple[float | None, float | None]:
-    """None when the shapes differ or a difference is not finite.
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Of one image. rows: [R] of the checkpoint's surest boxes; partner: [R] rows of the same boxes in the file, -1 for
+    none; apart: [R] pixels to the partner, or to the nearest box."""
 
-    Boxes are compared inside the network input (height, width), as detections leave: the side of a box that an
-    untrained model decodes may have thousands of pixels, of which the last bits are several.
+    rows: NDArray[np.int64]
+    partner: NDArray[np.int64]
+    apart: NDArray[np.float32]
+
+
+def _pairs(ours: Raw, theirs: Raw, size: tuple[int, int]) -> list[_Pairs] | None:
+    """The surest boxes of each image in both. None when the shapes differ or something is not finite.
+
+    Rows need not be the same: families that choose their boxes by score give tied ones in any order. Boxes are
+    compared inside the network input (height, width), as detections leave: the side of a box that an untrained model
+    decodes may have thousands of pixels, of which the last bits are several.
     """
     if ours.boxes.shape != theirs.boxes.shape or ours.scores.shape != theirs.scores.shape:
-        return None, None
-    order = _surest(ours)[..., None]
-    mine, other = np.take_along_axis(ours.boxes, order, 1), np.take_along_axis(theirs.boxes, order, 1)
-    if not (np.isfinite(mine).all() and np.isfinite(other).all()):
-        return None, None  # clipping would hide it
+        return None
+    surest = _surest(ours)
+    sure = np.take_along_axis(ours.boxes, surest[..., None], 1)
+    if not all(np.isfinite(values).all() for values in (sure, ours.scores, theirs.scores)):
+        return None  # clipping would hide it
     corner = np.array([size[1], size[0]] * 2, dtype=np.float32)
-    box = np.abs(np.clip(mine, 0, corner) - np.clip(other, 0, corner)).max()
-    score = np.abs(ours.scores - theirs.scores).max()
-    return (float(box) if np.isfinite(box) else None), (float(score) if np.isfinite(score) else None)
+    return [
+        _pairs_of_one(rows, mine, other, scores[rows], other_scores, corner)
+        for rows, mine, other, scores, other_scores in zip(
+            surest, sure, theirs.boxes, ours.scores, theirs.scores, strict=True
+        )
+    ]
+
+
+def _pairs_of_one(
+    rows: NDArray[np.int64],
+    mine: NDArray[np.float32],
+    other: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    other_scores: NDArray[np.float32],
+    corner: NDArray[np.float32],
+) -> _Pairs:
+    """mine: [R, 4] and scores: [R, C] of the rows; other: [N, 4] and other_scores: [N, C] of all; corner: [4]."""
+    apart = _apart(np.clip(mine, 0, corner), np.clip(other, 0, corner))
+    far = np.abs(scores.max(axis=1)[:, None] - other_scores.max(axis=1))
+    far += scores.argmax(axis=1)[:, None] != other_scores.argmax(axis=1)
+    # Cut to the image, several boxes may be one: whole, they are told apart.
+    whole = _apart(mine, other) / (1 + np.abs(mine).max(axis=1, keepdims=True))
+    same = (apart <= SAME_PX) & (whole <= SAME_WHOLE)
+    best = np.where(same, far + whole, np.inf).argmin(axis=1)
+    index = np.arange(len(rows))
+    has = same[index, best]
+    return _Pairs(rows, np.where(has, best, -1), np.where(has, apart[index, best], apart.min(axis=1)))
+
+
+def _apart(mine: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[R, 4] and [N, 4]. Returns [R, N]: the largest difference of a side, infinite for what is no number."""
+    apart: NDArray[np.float32] = np.abs(mine[:, None] - other).max(axis=2)
+    return np.where(np.isnan(apart), np.float32(np.inf), apart)
+
+
+def _largest(ours: Raw, theirs: Raw, pairs: Sequence[_Pairs]) -> tuple[float | None, float]:
+    """Of boxes (None when one is no number) and of scores. A box without a partner counts, unless it is tied with what
+    the file left out."""
+    box = score = 0.0
+    for one, scores, other in zip(pairs, ours.scores, theirs.scores, strict=True):
+        alone = one.partner < 0
+        excused = alone & (scores[one.rows].max(axis=1) <= other.max(axis=1).min() + TIE)
+        box = max(box, float(one.apart[~excused].max(initial=0.0)))
+        step = np.abs(scores[one.rows][~alone] - other[one.partner[~alone]])
+        order = np.abs(np.sort(scores.max(axis=1)) - np.sort(other.max(axis=1)))  # whatever stands in which row
+        score = max(score, float(step.max(initial=0.0)), float(order.max(initial=0.0)))
+    return (box if np.isfinite(box) else None), score
 
 
 def _largest_of_detections(
@@ -111,16 +176,16 @@ def _surest(raw: Raw) -> NDArray[np.int64]:
     return np.argsort(-raw.scores.max(axis=2), axis=1, kind="stable")[:, :SUREST]
 
 
-def _largest_of_masks(ours: Raw, theirs: Raw) -> float | None:
+def _largest_of_masks(ours: Raw, theirs: Raw, pairs: Sequence[_Pairs]) -> float | None:
     """Of probabilities, not of logits: far from 0 a logit says nothing. None when they cannot be compared."""
     if ours.masks is None or theirs.masks is None or ours.masks.shape != theirs.masks.shape:
         return None
     worst = 0.0
-    for rows, mine, other in zip(
-        _surest(ours), ours.masks, theirs.masks, strict=True
-    ):  # image by image: they are large
-        worst = max(worst, float(np.abs(_sigmoid(mine[rows]) - _sigmoid(other[rows])).max(initial=0.0)))
-        if not np.isfinite(mine[rows]).all() or not np.isfinite(other[rows]).all():
+    for one, ours_here, theirs_here in zip(pairs, ours.masks, theirs.masks, strict=True):  # they are large
+        both = one.partner >= 0
+        mine, other = ours_here[one.rows[both]], theirs_here[one.partner[both]]
+        worst = max(worst, float(np.abs(_sigmoid(mine) - _sigmoid(other)).max(initial=0.0)))
+        if not np.isfinite(mine).all() or not np.isfinite(other).all():
             return None
     return worst
 
