@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from detloom.data.samples import tidy
 from detloom.errors import PluginError
 from detloom.host import discover
 from detloom.rng import keyed_generator
@@ -116,6 +117,14 @@ def test_the_fast_way_without_rotation_equals_a_warp() -> None:
         nearly[0, 1] = 1e-9  # not zero: takes the way of warpAffine
         fast, slow = warp(sample, matrix, 0.1).image, warp(sample, nearly, 0.1).image
         assert (np.abs(fast.astype(int) - slow) > 6).mean() < 0.06  # edges against the padding differ by a pixel
+
+
+@pytest.mark.parametrize(("side", "kept"), [(1.0, 1), (0.9, 0)])
+def test_an_object_of_one_pixel_is_a_target_with_and_without_a_warp(side: float, kept: int) -> None:
+    box = np.array([[40.3, 20.3, 40.3 + side, 20.3 + side]], np.float32)
+    sample = Sample(np.zeros((60, 80, 3), np.uint8), box, np.array([0]), (60, 80), 114)
+    warped = warp(sample, np.array([[1.0, 0.0, 3.0], [0.0, 1.0, 2.0]]), min_visible=0.1)
+    assert len(tidy(sample).labels) == len(tidy(warped).labels) == kept
 
 
 def test_a_warp_by_nothing_but_a_shift_moves_pixels_exactly() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from detloom.data.dataset import Dataset
+from detloom.counting import counted
+from detloom.data.dataset import Dataset, Split
 from detloom.errors import ConfigError, DataError, Mistake, PluginError
+from detloom.sample import MIN_SIDE_PX, learnable
 from detloom.specs import ModelSpec
 
 if TYPE_CHECKING:
     from detloom.detector import Detector
+    from detloom.geometry import InputRule
     from detloom.host import PluginHost
 
 SHOWN = 5
@@ -67,6 +70,41 @@ def check_detector(detector: Detector, spec: ModelSpec) -> None:
             f"{spec.name} states masks={spec.masks} in its specification, and masks={detector.masks} in its detector",
             hint="report this to its author: `ModelSpec.masks` and `Detector.masks` must agree",
         )
+
+
+def check_sizes(rule: InputRule, dataset: Dataset) -> None:
+    """Raises DataError when no object of the training split is large enough to be learned at this resolution."""
+    split = dataset.splits["train"]
+    objects = int((~split.crowd).sum())
+    if objects and too_small(split, rule) == objects:
+        raise DataError(
+            f"at {rule.size[0]}x{rule.size[1]} none of the {counted(objects, 'object')} of train is {MIN_SIDE_PX:g} "
+            "pixel wide and high: there is nothing to learn",
+            hint="raise training.resolution, or cut the pictures into smaller ones",
+        )
+
+
+def objects_too_small(rule: InputRule, dataset: Dataset) -> list[str]:
+    """A warning for each split with objects that are too small to be seen at this resolution."""
+    warnings = []
+    for name, split in dataset.splits.items():
+        objects, small = int((~split.crowd).sum()), too_small(split, rule)
+        if small:
+            became = "are not trained on" if name == "train" else "are hardly found"
+            warnings.append(
+                f"{small} of {counted(objects, 'object')} of {name} ({small / objects:.1%}) have a side below "
+                f"{MIN_SIDE_PX:g} pixel at {rule.size[0]}x{rule.size[1]} and {became}: raise training.resolution"
+            )
+    return warnings
+
+
+def too_small(split: Split, rule: InputRule) -> int:
+    """How many objects, crowds aside, are not learnable inside the network input."""
+    boxes = split.boxes.copy()
+    for index, image in enumerate(split.images):
+        rows = split.objects_of(index)
+        boxes[rows] = rule.boxes_to_input(boxes[rows], (image.height, image.width))
+    return int((~learnable(boxes) & ~split.crowd).sum())
 
 
 def too_many_objects(detector: Detector, dataset: Dataset) -> list[str]:

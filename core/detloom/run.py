@@ -27,7 +27,7 @@ from detloom.files import write_text
 from detloom.finish import finish_run
 from detloom.logging_fanout import LoggerFanout
 from detloom.model import build_losses, input_size
-from detloom.model_needs import check_masks, check_metric, too_many_objects
+from detloom.model_needs import check_masks, check_metric, check_sizes, objects_too_small, too_many_objects
 from detloom.progress import Reading, say
 from detloom.run_folder import (
     RunRecorder,
@@ -106,6 +106,7 @@ def _run_tracked(
     resolved = resolved.with_data({"model.num_classes": len(dataset.class_map)}, place=dataset.name)
     check_masks(host.get(ModelSpec, resolved.config.model.type), dataset)
     model = build_model(resolved, host, dataset.class_map.names, pretrained=folder is None)
+    check_sizes(model.detector.input_rule, dataset)
     is_new = folder is None
     if folder is None:
         name = resolved.config.experiment.name or default_name(
@@ -245,7 +246,8 @@ def describe_start(given: Given, session: Session) -> None:
         *trained,
     ):
         say(line)
-    for warning in (*model.warnings, *too_many_objects(model.detector, dataset)):
+    found = (*too_many_objects(model.detector, dataset), *objects_too_small(model.detector.input_rule, dataset))
+    for warning in (*model.warnings, *found):
         given.recorder.warn(warning)
 
 

@@ -9,6 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MIN_SIDE_PX = 1.0
+"""Objects with a shorter side inside the network input cannot be learned; they are not targets."""
+_ROUNDING_PX = 0.01
+"""Annotations are rounded: the check of the data takes as much less for one pixel."""
+
+
+def learnable(boxes: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """boxes: [N, 4] xyxy in pixels of the network input. Returns bool [N]: those large enough to be targets."""
+    least = MIN_SIDE_PX - _ROUNDING_PX
+    return np.asarray((boxes[:, 2] - boxes[:, 0] >= least) & (boxes[:, 3] - boxes[:, 1] >= least), dtype=np.bool_)
+
 
 @dataclass(slots=True)
 class Sample:

@@ -56,6 +56,7 @@ def recommend(dataset: Dataset, host: PluginHost) -> Recommendation:
     if dataset.has_keypoints:
         notes.append("keypoints are not trained on: boxes are")
     resolution, why = _resolution(splits, model)
+    notes += _unseen(dataset, resolution)
     return Recommendation(
         host.qualified(model), resolution, f"{counted(len(train), 'training image')}{why}", settings, tuple(notes)
     )
@@ -100,6 +101,14 @@ def _resolution(splits: list[Split], model: ModelSpec) -> tuple[tuple[int, int],
     kept = small * max(resolution) / longest
     of = f" of {width}x{height} px; nine of ten objects are larger than {small:.0f} px, about {kept:.0f} px at this"
     return resolution, f"{of} resolution"
+
+
+def _unseen(dataset: Dataset, resolution: tuple[int, int]) -> list[str]:
+    """What a training at this resolution would warn of as well."""
+    from detloom.geometry import InputRule
+    from detloom.model_needs import objects_too_small
+
+    return objects_too_small(InputRule(size=resolution), dataset)
 
 
 def _up_to(value: float, divisor: float) -> int:

@@ -20,15 +20,12 @@ from detloom.data.masks import RLE, resize_masks
 from detloom.errors import DataError, DetloomError, PluginError
 from detloom.geometry import InputRule
 from detloom.rng import keyed_generator
-from detloom.sample import Sample
+from detloom.sample import Sample, learnable
 from detloom.specs import Transform
 
 if TYPE_CHECKING:
     from detloom.config import ResolvedConfig
     from detloom.host import PluginHost
-
-MIN_SIDE_PX = 1.0
-"""Objects with a shorter side inside the network input cannot be learned; they are not targets."""
 
 Key = tuple[int | str, ...]
 
@@ -175,5 +172,4 @@ def tidy(sample: Sample) -> Sample:
     height, width = sample.image.shape[:2]
     limit = np.array([width, height, width, height], dtype=np.float32)
     boxes = np.clip(sample.boxes, 0, limit).astype(np.float32, copy=False)
-    keep = (boxes[:, 2] - boxes[:, 0] >= MIN_SIDE_PX) & (boxes[:, 3] - boxes[:, 1] >= MIN_SIDE_PX)
-    return replace(sample, boxes=boxes).with_objects(keep)
+    return replace(sample, boxes=boxes).with_objects(learnable(boxes))

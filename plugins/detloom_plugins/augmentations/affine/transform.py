@@ -16,12 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detloom.sample import learnable
+
 if TYPE_CHECKING:
     from detloom.sample import Sample
     from detloom_plugins.augmentations.affine.settings import RandomAffineSettings
-
-MIN_SIDE_PX = 2.0
-"""Objects whose visible part is thinner are dropped."""
 
 Matrix = NDArray[np.float64]
 
@@ -56,8 +55,7 @@ class RandomAffine:
 def warp(sample: Sample, matrix: Matrix, min_visible: float) -> Sample:
     """The sample seen through `matrix` [2, 3], as large as the network input."""
     boxes, visible = warp_boxes(sample.boxes, matrix, sample.canvas)
-    sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    keep = (visible >= min_visible) & (sides >= MIN_SIDE_PX)
+    keep = (visible >= min_visible) & learnable(boxes)
     image = warp_image(sample.image, matrix, sample.canvas, sample.pad_value, cv2.INTER_LINEAR)
     moved = replace(sample, image=image, boxes=boxes, masks=None).with_objects(keep)
     if sample.masks is None:
