@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from detloom.train.ema import ModelEMA
+from detloom.train.ema import ModelEMA, ModelSWA
 
 
 def model() -> nn.Module:
@@ -40,6 +42,35 @@ def test_the_average_equals_the_textbook_recursion() -> None:
                 expected[name] = tensor.clone().double()
     for name, tensor in ema.state_dict()["shadow"].items():
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+class Tied(nn.Module):
+    """Two names for one layer, as a family has that judges the encoder and the decoder by one head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.none = nn.Linear(3, 3), nn.Parameter(torch.zeros(0))
+        self.second, self.nothing = self.first, nn.Parameter(torch.zeros(0))
+
+
+@pytest.mark.parametrize("kind", [lambda model: ModelEMA(model, 0.5, 1), ModelSWA], ids=["EMA", "SWA"])
+def test_tied_weights_are_averaged_and_brought_back_as_one(kind: Callable[[nn.Module], Any]) -> None:
+    network = Tied()
+    average = kind(network)
+    with torch.no_grad():
+        network.first.weight.add_(3.0)
+    average.update(network, *([1] if isinstance(average, ModelSWA) else []))
+    before = network.first.weight.detach().clone()
+    with average.applied(network):
+        mean = network.second.weight.detach().clone()
+        assert not torch.equal(mean, before) or isinstance(average, ModelSWA)
+    assert torch.equal(network.first.weight, before) and torch.equal(network.second.weight, before)
+    with average.applied(network):
+        assert torch.equal(network.first.weight, mean)
+    again = kind(Tied())
+    again.load_state_dict(average.state_dict())
+    assert torch.equal(again.state_dict()["shadow"]["first.weight"], mean)
 
 
 def test_restore_brings_the_weights_back_bit_for_bit() -> None:

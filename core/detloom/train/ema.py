@@ -22,7 +22,7 @@ class AveragedModel:
     def __init__(self, model: nn.Module) -> None:
         self.updates = 0
         self._applied = False
-        state = model.state_dict()
+        state = _tensors(model)
         self._names = list(state)
         self._shadow = [tensor.detach().clone() for tensor in state.values()]
         self._live: list[Tensor] = []
@@ -31,7 +31,7 @@ class AveragedModel:
     def _bind(self, model: nn.Module) -> None:
         """Remember the model's tensors once: asking for its state dict at each step is slow."""
         self._model_id = id(model)
-        self._live = [tensor.detach() for tensor in model.state_dict().values()]
+        self._live = [tensor.detach() for tensor in _tensors(model).values()]
         floating = [i for i, tensor in enumerate(self._shadow) if tensor.is_floating_point()]
         self._floating = floating
         self._rest = [i for i in range(len(self._shadow)) if i not in set(floating)]
@@ -64,7 +64,7 @@ class AveragedModel:
         self._applied = False
 
     def _swap(self, model: nn.Module) -> None:
-        for tensor, shadow in zip(model.state_dict().values(), self._shadow, strict=True):
+        for tensor, shadow in zip(_tensors(model).values(), self._shadow, strict=True):
             kept = tensor.clone()
             tensor.copy_(shadow)
             shadow.copy_(kept)
@@ -87,6 +87,18 @@ class AveragedModel:
         for name, tensor in zip(self._names, self._shadow, strict=True):
             tensor.copy_(state["shadow"][name])
         self.updates = int(state["updates"])
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict, with each tensor once: tied weights have several names, and swapped twice they would be mixed."""
+    found: dict[str, Tensor] = {}
+    seen: set[tuple[object, ...]] = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if not tensor.data_ptr() or place not in seen:  # an empty tensor stands nowhere
+            seen.add(place)
+            found[name] = tensor
+    return found
 
 
 class ModelEMA(AveragedModel):
