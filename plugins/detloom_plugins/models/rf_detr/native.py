@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detloom.detector import LayerGroup, Outputs
 from detloom.errors import PluginError
+from detloom_plugins.models._detr.library import transformers
 from detloom_plugins.models._detr.matching import Truth
 from detloom_plugins.models._detr.network import chain_of_groups
 
@@ -64,6 +65,9 @@ class NativeDetector(RfDetrDetector):
         """The package's mode for export, in which positions are a constant."""
         self.network.backbone[0].encoder.shape = self.input_rule.size
         self.network.export()
+        for block in self.network.segmentation_head.blocks if self.masks else ():
+            # The package's own function guards its backward pass, and TorchScript files can hold no such function.
+            block._depthwise_conv = block.dwconv.forward
 
     def canonical(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = self.network.state_dict()
@@ -139,6 +143,7 @@ def package() -> ModuleType:
             f"{CHOSEN} needs torchvision, which cannot be used here ({error})",
             hint=f"install torchvision built for torch {torch.__version__}, from the same index; or {OTHER}",
         ) from error
+    transformers("rf_detr")  # which the package builds on: offline and quiet as for the others
     precision = torch.get_float32_matmul_precision()
     try:
         with warnings.catch_warnings():
