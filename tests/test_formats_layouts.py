@@ -115,3 +115,37 @@ def test_a_table_that_is_no_annotation_does_not_disturb(tmp_path: Path) -> None:
     tools.write(tmp_path / "readme.xml", "<readme/>")
     tools.write(tmp_path / "conf.yaml", "names: [a]\n")
     assert tools.boxes(load(tmp_path, for_training=False)) == tools.TRUTH
+
+
+@pytest.mark.parametrize(
+    "layout", ["yolo_ultralytics", "yolo_flat", "voc_devkit", "voc_labelimg", "labelme_flat", "labelme_splits"]
+)
+def test_what_is_passed_over_for_a_hidden_name_is_counted_and_what_macos_leaves_is_not(
+    layout: str, tmp_path: Path
+) -> None:
+    tools.LAYOUTS[layout][1](tmp_path)
+    for path in list(tmp_path.rglob("p0.*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+        path.rename(path.with_name(f".{path.name}"))
+    for path in tmp_path.rglob("ImageSets/*/*.txt"):
+        path.write_text(path.read_text().replace("p0", ".p0"))
+    report = look(tmp_path)
+    hidden = [finding for finding in report.findings if finding.code == "hidden-file"]
+    assert [(finding.count, finding.images, finding.objects) for finding in hidden] == [
+        (1, 1, len(tools.TRUTH["p0.png"]))
+    ]
+    assert "/.p0." in f"/{hidden[0].where}"
+    assert report.images + report.images_left_out == len(tools.SHOTS)
+    assert report.objects + report.objects_left_out == sum(map(len, tools.TRUTH.values()))
+    assert "missing-annotation-file" not in codes(report)
+    assert "hidden-file" in {finding.code for finding in look(tmp_path, policy="strict").refused}
+
+
+def test_pictures_in_a_hidden_folder_are_counted_too(tmp_path: Path) -> None:
+    tools.yolo_ultralytics(tmp_path)
+    for name in (".trash", ".AppleDouble"):
+        (tmp_path / "images" / "train" / name).mkdir()
+        shutil.copy(tmp_path / "images" / "train" / "p0.png", tmp_path / "images" / "train" / name / "q.png")
+    report = look(tmp_path)
+    assert codes(report) == {"hidden-file": 1}
+    assert report.findings[0].where == "images/train/.trash/q.png"

@@ -136,6 +136,13 @@ CODES: dict[str, Code] = {
     "duplicate-annotation": _dropped("the same annotation is written twice", "kept once"),
     "shape-not-read": _dropped("a shape that is neither box nor mask", "left out"),
     "duplicate-image": Code("warning", "the same image is listed twice", "kept once", leaves="image", mends=True),
+    "hidden-file": Code(
+        "warning",
+        "the name of a file, or of a folder above it, begins with a dot",
+        "not used; give it a name without",
+        leaves="image",
+        mends=True,
+    ),
     "box-outside": _mended("a box reaches out of the image", "clipped to the image"),
     "polygon-outside": _mended("a polygon reaches out of the image", "clipped to the image"),
     "empty-mask": _mended("a mask without a pixel", "the box is kept where there is one"),
@@ -249,7 +256,9 @@ CODES: dict[str, Code] = {
     "ids-lost": Code("info", "an id of an image or object cannot be written", "counted anew"),
     "class-ids-lost": Code("info", "a class id cannot be written", "counted anew"),
     "split-renamed": Code("info", "the data are not split", "written as train"),
-    "files-renamed": Code("info", "an image file had to be called otherwise", "two had one name in this format"),
+    "files-renamed": Code(
+        "info", "an image file had to be called otherwise", "its name was taken, or is none that this format finds"
+    ),
 }
 
 NEVER_ALLOWED = frozenset(

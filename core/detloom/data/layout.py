@@ -92,6 +92,21 @@ def _walk(folder: str, prefix: str, suffixes: frozenset[str], root: Path, depth:
         yield from _walk(entry.path, f"{prefix}{entry.name}/", suffixes, root, depth + 1)
 
 
+def hidden_files(folder: Path, suffixes: frozenset[str], *, deep: bool = True) -> list[Path]:
+    """Files that `walk` (not deep: `files_in`) passes over for a name that begins with a dot, their own or a folder's;
+    not what macOS leaves beside each file (`._a.jpg`, `.AppleDouble/`)."""
+    hidden = []
+    for above, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if deep and name != ".AppleDouble")
+        within = any(part.startswith(".") for part in Path(above).relative_to(folder).parts)
+        for name in sorted(names):
+            if (within or name.startswith(".")) and not name.startswith("._"):
+                path = Path(above, name)
+                if path.suffix.lower() in suffixes:
+                    hidden.append(path)
+    return hidden
+
+
 def shown(path: Path, root: Path) -> str:
     """A path as it stands in findings: relative to the data."""
     text, above = str(path), f"{str(root).rstrip(os.sep)}{os.sep}"

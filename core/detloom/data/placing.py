@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -20,18 +20,24 @@ class Names:
     """Gives each image a name below one folder.
 
     by_stem: also `a.jpg` and `a.png` clash, where a label file is found by the name without suffix. flat: no folders
-    in names. without: names of folders that would mean something else in this format.
+    in names. visible: no part begins with a dot, where files are looked for and hidden ones passed over. without:
+    names of folders that would mean something else in this format. renamed: how many names became others.
     """
 
     by_stem: bool = False
     flat: bool = False
+    visible: bool = False
     without: Collection[str] = ()
+    renamed: int = 0
     _taken: set[str] = field(default_factory=set)
 
     def give(self, file_name: str) -> str:
         """A name that is free, without steps upwards; parts joined with `/`."""
         parts = [part for part in PureWindowsPath(file_name).parts if part not in ("..", ".")]
         parts = [part for part in parts[:-1] if part.casefold() not in self.without] + parts[-1:]
+        wanted = parts[-1] if self.flat else "/".join(parts)
+        if self.visible:
+            parts = [f"_{part[1:]}" if part.startswith(".") else part for part in parts]
         folder, last = parts[:-1], Path(parts[-1])
         if self.flat:
             last, folder = Path("_".join(parts)), []
@@ -40,12 +46,21 @@ class Names:
             name = f"{last.stem}_{number}{last.suffix}"
             number += 1
         self._taken.add(self._key([*folder, name]))
-        return "/".join([*folder, name])
+        given = "/".join([*folder, name])
+        self.renamed += given != wanted
+        return given
 
     def _key(self, parts: list[str]) -> str:
         # Some file systems do not tell `A.jpg` from `a.jpg`.
         name = "/".join(parts).casefold()
         return os.path.splitext(name)[0] if self.by_stem else name  # noqa: PTH122
+
+
+def renamed(images: Iterable[ImageInfo], names: Names) -> int:
+    """How many images `names` calls otherwise than they are called."""
+    for image in images:
+        names.give(image.file_name)
+    return names.renamed
 
 
 def place_images(split: Split, folder: Path, names: Names, copy: bool) -> list[str]:

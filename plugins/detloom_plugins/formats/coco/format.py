@@ -45,6 +45,11 @@ class COCOFormat:
 
         return write_dataset(dataset, dest, copy_images)
 
+    def losses(self, dataset: Dataset) -> Sequence[Finding]:
+        from detloom_plugins.formats.coco.writer import losses_of
+
+        return losses_of(dataset)
+
 
 def find_annotations(tree: DataTree) -> dict[str, Path]:
     """Split name (`train`, `val`, `test` or `all`) to annotation file."""

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detloom.data.placing import Names, place_images
+from detloom.data.findings import found
+from detloom.data.placing import Names, place_images, renamed
 from detloom.files import write_json
 
 if TYPE_CHECKING:
     from detloom.data.dataset import Dataset, Split
+    from detloom.data.records import Finding
 
 _FOLDERS = {"val": "valid"}
 
@@ -37,6 +39,12 @@ def write_dataset(dataset: Dataset, dest: Path, copy_images: bool) -> list[Path]
             write_json(path, _document(dataset, split, [prefix + name for name in names]))
             written.append(path)
     return written
+
+
+def losses_of(dataset: Dataset) -> list[Finding]:
+    """What cannot be written, with counts."""
+    count = sum(renamed(split.images, Names()) for split in dataset.splits.values())
+    return [found("files-renamed", count=count)] if count else []
 
 
 def _document(dataset: Dataset, split: Split, file_names: Sequence[str]) -> dict[str, Any]:

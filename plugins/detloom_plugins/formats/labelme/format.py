@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from detloom.data.layout import files_in, named_folder, shown, split_folders, walk
+from detloom.data.layout import files_in, hidden_files, named_folder, shown, split_folders, walk
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, Sniff
 
 LOOKED_FOR = "json files with `shapes` and `imagePath`, at the top, in annotations/ or in the folders of splits"
@@ -21,9 +21,12 @@ class LabelMeFormat:
         return Sniff(0.0, f"no LabelMe json found (looked for {LOOKED_FOR})")
 
     def read(self, tree: DataTree) -> Iterator[ClassRecord | ImageRecord | Finding]:
-        from detloom_plugins.formats.labelme.reader import read_files
+        from detloom_plugins.formats.labelme.reader import read_files, read_hidden
 
-        yield from read_files(find_files(tree), tree)
+        files = find_files(tree)
+        yield from read_files(files, tree)
+        if not tree.annotations:
+            yield from read_hidden(hidden_beside(files), tree)
 
 
 def find_files(tree: DataTree) -> list[tuple[str, Path]]:
@@ -44,6 +47,13 @@ def find_files(tree: DataTree) -> list[tuple[str, Path]]:
         if files:
             return [("all", path) for path in files]
     return []
+
+
+def hidden_beside(files: Sequence[tuple[str, Path]]) -> list[Path]:
+    """LabelMe files in the same folders that are passed over for their names."""
+    folders = dict.fromkeys(path.parent for _, path in files)
+    hidden = [path for folder in folders for path in hidden_files(folder, frozenset({".json"}), deep=False)]
+    return [path for path in hidden if looks_like_labelme(path)]
 
 
 def looks_like_labelme(path: Path) -> bool:

@@ -59,6 +59,13 @@ def read_files(files: Sequence[tuple[str, Path]], tree: DataTree) -> Iterator[Re
         )
 
 
+def read_hidden(files: Sequence[Path], tree: DataTree) -> Iterator[Finding]:
+    for path in files:
+        name = shown(path, tree.root)
+        document = _load(path, name)
+        yield found("hidden-file", name, objects=0 if isinstance(document, Finding) else len(document["shapes"]))
+
+
 def _load(path: Path, name: str) -> dict[str, Any] | Finding:
     text = read_text(path, name, MAX_TEXT)
     if isinstance(text, Finding):

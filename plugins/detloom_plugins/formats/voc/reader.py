@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detloom.data.findings import found
-from detloom.data.layout import IMAGE_SUFFIXES, brief, files_in, named_folder, read_text, shown, split_of
-from detloom.data.markup import Element, stream
+from detloom.data.layout import IMAGE_SUFFIXES, brief, files_in, hidden_files, named_folder, read_text, shown, split_of
+from detloom.data.markup import Element, root_of, stream
 from detloom.data.paths import Finder, PathEscapeError
 from detloom.data.records import ClassRecord, DataTree, Finding, ImageRecord, ObjectRecord
 from detloom.data.shapes import number
@@ -44,6 +44,7 @@ class _Reader:
         self._classes: set[str] = set()
         self._closed = False  # a list of classes was given: others are unknown
         self._by_stem: dict[str, Path] = {}
+        self._hidden = {path.stem: path for path in _hidden_in(place)}
         self._finder = Finder(place.images, [tree.root, *tree.images])
         self._masks = _masks_of(place, tree)
 
@@ -85,6 +86,8 @@ class _Reader:
         lists = _lists(self._place.lists)
         if not lists:
             yield self._place.split, list(self._place.files)
+            for path in self._hidden.values():
+                yield self._place.split, self._passed_over(path)
             return
         used: set[str] = set()
         for split, path in lists.items():
@@ -101,6 +104,8 @@ class _Reader:
                 used.add(stem)
                 if stem in files:
                     present.append(files[stem])
+                elif stem in self._hidden:
+                    yield split, self._passed_over(self._hidden[stem])
                 else:
                     yield split, found("missing-annotation-file", f"{name}:{line} ({stem}.xml)")
             if not present:
@@ -109,6 +114,11 @@ class _Reader:
         for stem, path in files.items():
             if stem not in used:
                 yield "", found("not-in-a-split", shown(path, self._tree.root))
+
+    def _passed_over(self, path: Path) -> Finding:
+        name = shown(path, self._tree.root)
+        text = read_text(path, name)
+        return found("hidden-file", name, objects=text.count("<object>") if isinstance(text, str) else 0)
 
     def _file(self, path: Path, split: str) -> Iterator[Record]:
         name = shown(path, self._tree.root)
@@ -212,6 +222,12 @@ class _Reader:
         yield ObjectRecord(
             corners, class_name=label, crowd=difficult and self._settings.difficult == "ignore", where=where
         )
+
+
+def _hidden_in(place: Place) -> list[Path]:
+    """Annotations among hidden files: of other programs there may be xml files too."""
+    folder = place.files[0].parent
+    return [path for path in hidden_files(folder, frozenset({".xml"}), deep=False) if root_of(path) == "annotation"]
 
 
 def _masks_of(place: Place, tree: DataTree) -> ObjectMasks | None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from detloom.data.dataset import Dataset, Split
 from detloom.data.findings import found
-from detloom.data.placing import Names, place_images
+from detloom.data.placing import Names, place_images, renamed
 from detloom.data.records import Finding
 from detloom.files import write_text
 from detloom_plugins.formats.voc.masks import FOLDER, lost_masks, write_masks
@@ -29,7 +29,7 @@ from detloom_plugins.formats.voc.masks import FOLDER, lost_masks, write_masks
 def write_dataset(dataset: Dataset, dest: Path, copy_images: bool) -> list[Path]:
     """Returns the xml files. Raises DetloomError when the place cannot be written."""
     written: list[Path] = []
-    names = Names(by_stem=True, flat=True)
+    names = _names()
     (dest / "Annotations").mkdir(parents=True, exist_ok=True)
     for split in dataset.splits.values():
         given = place_images(split, dest / "JPEGImages", names, copy_images)
@@ -50,7 +50,6 @@ def losses_of(dataset: Dataset) -> list[Finding]:
     """What cannot be written, with counts."""
     splits = list(dataset.splits.values())
     ordered = sorted(dataset.class_map.names, key=lambda name: (name.casefold(), name))
-    names = Names(by_stem=True, flat=True)
     counts = {
         "masks-lost": sum(lost_masks(split) for split in splits),
         "areas-lost": sum(_own_areas(split) for split in splits),
@@ -59,11 +58,14 @@ def losses_of(dataset: Dataset) -> list[Finding]:
             own != index or name != ordered[index]
             for index, (own, name) in enumerate(zip(dataset.class_map.ids, dataset.class_map.names, strict=True))
         ),
-        "files-renamed": sum(
-            names.give(image.file_name) != Path(image.file_name).name for split in splits for image in split.images
-        ),
+        "files-renamed": renamed((image for split in splits for image in split.images), _names()),
     }
     return [found(code, count=count) for code, count in counts.items() if count]
+
+
+def _names() -> Names:
+    """Readers of this format look for xml files in a folder, where hidden ones count for nothing."""
+    return Names(by_stem=True, flat=True, visible=True)
 
 
 def _document(dataset: Dataset, split: Split, index: int, name: str, segmented: bool) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detloom.data.findings import found
-from detloom.data.layout import read_text, shown, walk
+from detloom.data.layout import IMAGE_SUFFIXES, hidden_files, read_text, shown, walk
 from detloom.data.records import DataTree, Finding, ImageRecord, ObjectRecord
 from detloom_plugins.formats.yolo.description import NAME_FILES, Description
 from detloom_plugins.formats.yolo.labels import MAX_LABELS, looks_like_labels, parse_labels
@@ -18,6 +18,7 @@ Record = ImageRecord | Finding
 def read_places(description: Description, tree: DataTree) -> Iterator[Record]:
     used: set[Path] = set()
     folders: list[Path] = []
+    hidden: dict[Path, None] = {}
     lists = False
     for place in places_of(description, tree):
         if isinstance(place, Finding):
@@ -30,7 +31,9 @@ def read_places(description: Description, tree: DataTree) -> Iterator[Record]:
                 yield text
         else:
             folders.append(place.path)
+            hidden.update(dict.fromkeys(hidden_files(place.path, IMAGE_SUFFIXES)))
         yield from _images(place, description, tree, used)
+    yield from _passed_over([path for path in hidden if label_of(path, tree.root) not in used], tree.root)
     if not lists:  # what a list does not name may belong to nobody
         yield from _orphans(folders, tree.root, used)
 
@@ -72,6 +75,15 @@ def _image(split: str, name: str, path: Path, label: Path, description: Descript
         else:
             objects.append(item)
     yield ImageRecord(split, name, path, tuple(objects), where=where)
+
+
+def _passed_over(hidden: list[Path], root: Path) -> Iterator[Finding]:
+    """Pictures that are not used for their names; objects: the lines of their label files."""
+    for path in hidden:
+        label = label_of(path, root)
+        text = read_text(label, label.name, MAX_LABELS) if label.is_file() else ""
+        objects = sum(bool(line.strip()) for line in text.splitlines()) if isinstance(text, str) else 0
+        yield found("hidden-file", shown(path, root), objects=objects)
 
 
 def _orphans(folders: list[Path], root: Path, used: set[Path]) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ import yaml
 from detloom.data.dataset import Dataset, ImageInfo, Split
 from detloom.data.findings import found
 from detloom.data.masks import decode_rle, rle_box
-from detloom.data.placing import Names, place_images
+from detloom.data.placing import Names, place_images, renamed
 from detloom.data.records import Finding
 from detloom.files import write_text
 from detloom_plugins.formats.yolo.outline import outline
@@ -34,7 +34,7 @@ def write_dataset(dataset: Dataset, dest: Path, copy_images: bool) -> list[Path]
     entries = {}
     for split in dataset.splits.values():
         folder = _FOLDERS.get(split.name, split.name)
-        names = Names(by_stem=True, without=("images", "labels"))
+        names = _names()
         given = place_images(split, dest / "images" / folder, names, copy_images)
         for index, name in enumerate(given):
             path = (dest / "labels" / folder / name).with_suffix(".txt")
@@ -57,7 +57,7 @@ def losses_of(dataset: Dataset) -> list[Finding]:
         "ids-lost": sum(_own_ids(split) for split in splits),
         "class-ids-lost": sum(index != own for index, own in enumerate(dataset.class_map.ids)),
         "split-renamed": sum(split.name in _FOLDERS for split in splits),
-        "files-renamed": sum(_renamed(split) for split in splits),
+        "files-renamed": sum(renamed(split.images, _names()) for split in splits),
     }
     return [found(code, count=count) for code, count in counts.items() if count]
 
@@ -104,6 +104,6 @@ def _own_ids(split: Split) -> int:
     return lost + (0 if list(split.object_ids) == list(range(1, len(split.labels) + 1)) else len(split.labels))
 
 
-def _renamed(split: Split) -> int:
-    names = Names(by_stem=True, without=("images", "labels"))
-    return sum(Path(names.give(image.file_name)).name != Path(image.file_name).name for image in split.images)
+def _names() -> Names:
+    """Readers of this format look for pictures in folders, where hidden files count for nothing."""
+    return Names(by_stem=True, visible=True, without=("images", "labels"))
