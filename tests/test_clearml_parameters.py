@@ -16,7 +16,8 @@ import pytest
 
 from clearml_tools import ClearMLServer, DoubleProcess
 from data_tools import sound_data
-from detloom.config import iter_leaves, mapping_layer, resolve
+from detloom.config import iter_leaves, load_saved, mapping_layer, resolve
+from detloom.errors import ConfigError
 from detloom.host import discover
 from detloom_integrations.clearml.parameters import read_edits
 from processes import Finished, Place
@@ -417,3 +418,39 @@ def test_a_key_that_the_task_holds_twice_is_refused_instead_of_one_being_ignored
             "stands in the task twice, also as configuration object data/allow",
         ),
     }
+
+
+def test_a_parameter_below_a_mapping_comes_after_the_mapping_as_a_whole() -> None:
+    def item(value: str) -> dict[str, str]:
+        return {"value": value}
+
+    base = resolve(discover(), [mapping_layer({**RICH, "data.class_aliases": {"a": "cat", "b": "dog"}})])
+    texts = {"data.class_aliases": base.texts()["data.class_aliases"]}
+    baseline = item(json.dumps({"format": 1, "values": texts, "document": base.to_dict()}))
+
+    def aliases(whole: str, parameters: dict[str, str]) -> dict[str, str]:
+        hyperparams = {"data": {name: item(text) for name, text in parameters.items()}}
+        reply = read_edits(hyperparams, {"data/class_aliases": item(whole), "detloom": baseline})
+        assert reply.document is not None
+        run = load_saved(reply.document, discover()).with_edits(reply.edits, reply.mistakes)
+        assert run.origins["data.class_aliases"].kind == "tracker"
+        return run.config.data.class_aliases
+
+    kept = texts["data.class_aliases"]
+    assert aliases(kept, {"class_aliases/q2": "cat"}) == {"a": "cat", "b": "dog", "q2": "cat"}
+    assert aliases(kept, {"class_aliases/b": "cow", "class_aliases/St. B": "x"}) == {
+        "a": "cat",
+        "b": "cow",
+        "St. B": "x",
+    }
+    assert aliases("{zz: a.b}", {"class_aliases/qq": "hen"}) == {"zz": "a.b", "qq": "hen"}
+    assert aliases("none", {}) == {}
+    with pytest.raises(ConfigError, match=r"class_aliases\.q \(task parameter data/class_aliases/q\): found .*'q': ''"):
+        aliases(kept, {"class_aliases/q": ""})
+
+
+def test_a_new_mapping_of_a_plugin_that_an_edit_chose_is_read_before_the_keys_below_it() -> None:
+    baseline = {"value": json.dumps({"format": 1, "values": {}, "document": {}})}
+    section = {"plugins/x/table/a": {"value": "1"}, "plugins/x/table": {"value": "{b: 2}"}}
+    reply = read_edits({"augmentation": section}, {"detloom": baseline})
+    assert [key for key, _, _ in reply.edits] == ["augmentation.plugins.x.table", "augmentation.plugins.x.table.a"]

@@ -38,6 +38,8 @@ class Every(Settings):
     one_of: Literal["a", "on"] = "a"
     count_or_auto: int | Literal["auto"] = "auto"
     names: Names = ()
+    some_names: Annotated[Names, Field(min_length=1)] = ("a",)
+    maybe_names: Names | None = None
     size: Resolution = 640
     numbers: tuple[float, ...] = ()
     nested: tuple[tuple[int, ...], ...] = ()
@@ -92,6 +94,13 @@ def read(field: str, raw: Any) -> Any:
         ("names", "[1.0, true]", ("1.0", "true")),
         ("names", '["a,b"]', ("a,b",)),
         ("names", "[]", ()),
+        ("names", "", ()),
+        ("names", "None", ()),
+        ("names", "~", ()),
+        ("names", "[none]", ("none",)),
+        ("maybe_names", "none", None),
+        ("numbers", "null", ()),
+        ("table", "none", None),
         ("size", "480x640", (480, 640)),
         ("size", "[480, 640]", (480, 640)),
         ("size", "480,640", (480, 640)),
@@ -125,6 +134,9 @@ def test_text_is_read_by_the_type_of_its_field(field: str, text: str, value: Any
         ("one_of", Text("b"), "one of a, on"),
         ("count_or_auto", Text("many"), "a whole number, or auto"),
         ("names", 3, "a list, each text"),
+        ("some_names", Text(""), "found ''; allowed: a list, each text, at least 1 long"),
+        ("some_names", Text("none"), "found 'none'; allowed: a list, each text, at least 1 long"),
+        ("some_names", None, "found nothing (null); allowed: a list, each text, at least 1 long"),
         ("size", Text("480x"), "from 32 to 8192"),
         ("size", [1, 2, 3], "from 32 to 8192"),
         ("numbers", [True], "a list, each a number"),

@@ -73,17 +73,6 @@ Resolution = Annotated[
 ]
 
 
-def _dotted(value: Any) -> Any:
-    """A class called `St. Bernard` was taken apart at its dot, like a key: its name is put together again."""
-    if not isinstance(value, Mapping):
-        return value
-    joined: dict[str, Any] = {}
-    for name, below in value.items():
-        inner = _dotted(below)
-        joined |= {f"{name}.{rest}": to for rest, to in inner.items()} if isinstance(inner, dict) else {name: inner}
-    return joined
-
-
 def class_key(name: str) -> str:
     """What two spellings of a class name have in common: case, blanks, underscores and hyphens do not count."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").replace("-", " ").split())
@@ -106,7 +95,7 @@ def _without_circle(aliases: dict[str, str]) -> dict[str, str]:
     return aliases
 
 
-Aliases = Annotated[dict[str, str], BeforeValidator(_dotted), AfterValidator(_without_circle)]
+Aliases = Annotated[dict[str, str], AfterValidator(_without_circle)]
 
 
 def _compiled(rule: str) -> str:
@@ -134,7 +123,7 @@ def _by_epoch(value: Any) -> Any:
         value = dict.fromkeys(value, NEXT)
     if not isinstance(value, Mapping):
         return value
-    return {str(epoch): names for epoch, names in _dotted(value).items()}
+    return {str(epoch): names for epoch, names in value.items()}
 
 
 def _epochs_are_numbers(schedule: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

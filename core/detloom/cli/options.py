@@ -144,7 +144,7 @@ class _CommandLine:
         from detloom.config.layers import Entry, Text
 
         written = Text(value) if isinstance(value, str) else [Text(item) for item in value]
-        before = self.entries.get(key)
+        before = self.entries.pop(key, None)  # a later word takes a later place
         if before is not None and before.value != written and before.place != place:
             message = f"is given by {before.place} ({_shown(before.value)}) and by {place} ({_shown(written)})"
             self.refuse(key, place, message, "keep one of them")
@@ -195,13 +195,14 @@ def _add_sources(args: argparse.Namespace, collected: _CommandLine) -> None:
 def _add_tensorboard(collected: _CommandLine, files: Sequence[Layer]) -> None:
     """Append the logger to those that are chosen otherwise."""
     from detloom.config.layers import Entry, Text
-    from detloom.config.values import natural
+    from detloom.config.values import natural, says_nothing
     from detloom_schemas.config import LoggingConfig
 
     key = "experiment.logging.loggers"
     written = [entry for layer in files for entry in layer.entries if entry.key == key]
     last = collected.entries.get(key) or (written[-1] if written else None)
     names = natural(last.value) if last is not None and last.value != "auto" else list(LoggingConfig().loggers)
+    names = [] if says_nothing(names) else names
     names = re.split(r"\s*,\s*", names) if isinstance(names, str) else names
     if isinstance(names, list) and "tensorboard" not in names:
         collected.entries[key] = Entry(key, [Text(name) for name in [*names, "tensorboard"]], "--tensorboard")

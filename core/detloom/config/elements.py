@@ -9,7 +9,7 @@ the settings of the plugin. Settings of the named format stand under the format'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -20,7 +20,7 @@ from detloom.config.advice import looks_like_secret
 from detloom.config.compose import SPEC_OF_KIND, LeafField, leaves_of, settings_of
 from detloom.config.files import parse_flow
 from detloom.config.layers import Entry, Located, Text, flatten, nest
-from detloom.config.values import ValueRefusedError, convert, literal, natural
+from detloom.config.values import ValueRefusedError, convert, literal, natural, says_nothing
 from detloom.errors import Mistake, PluginError
 from detloom.host import PluginHost
 from detloom.specs import FormatSpec, SourceSpec, Spec
@@ -61,15 +61,16 @@ def _built(host: PluginHost, value: dict[str, Any], default_format: str) -> Elem
 
 def _with(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """The same settings with some values changed, which were checked before."""
-    old = dict(flatten(settings.model_dump(by_alias=True)))
-    return type(settings).model_validate(nest(old | dict(flatten(values))))
+    keys = {leaf.key for leaf in leaves_of(type(settings))}
+    old = dict(flatten(settings.model_dump(by_alias=True), keys))
+    return type(settings).model_validate(nest(old | dict(flatten(values, keys))))
 
 
 def convert_elements(
     host: PluginHost, leaf: LeafField, entry: Entry, default_format: str = "auto"
 ) -> tuple[list[dict[str, Any]], list[Mistake]]:
     """The list as it is kept (plain values, only what was written), and every mistake in it with its place."""
-    raw = entry.value
+    raw = [] if says_nothing(entry.value) else entry.value
     if isinstance(raw, Text):
         try:
             raw = parse_flow(raw) if raw.strip().startswith("[") else None
@@ -78,8 +79,7 @@ def convert_elements(
     if not isinstance(raw, list | tuple):
         found = literal(entry.value)
         hint = "for example: [{type: local, path: more}, {type: s3, bucket: crops}]"
-        message = f"found {found!r}; allowed: a list of sources" if found is not None else "found nothing (null)"
-        return [], [Mistake(leaf.key, entry.place, message, hint)]
+        return [], [Mistake(leaf.key, entry.place, f"found {found!r}; allowed: a list of sources", hint)]
     reader = _Reader(host, default_format)
     for number, item in enumerate(raw):
         reader.read(item, f"{leaf.key}[{number}]", entry.place)
@@ -115,8 +115,9 @@ class _Reader:
             chosen = self._found(FormatSpec, wanted, f"{key}.format", at) if written["format"] else self._quiet(wanted)
         if spec is None or (written["format"] not in ("", "auto") and chosen is None):
             return
-        rest = {inner: pair for inner, pair in values.items() if inner not in WORDS}
-        plain = self._settings(spec, chosen, rest, key)
+        leaves = self._leaves(spec, chosen)
+        rest = {inner: pair for inner, pair in _flat(item, place, leaves) if inner not in WORDS}
+        plain = self._settings(spec, chosen, leaves, rest, key)
         head = {"type": self.host.qualified(spec), "name": name, "format": written["format"]}
         if chosen is not None and written["format"]:
             head["format"] = self.host.qualified(chosen)
@@ -158,10 +159,8 @@ class _Reader:
         except PluginError:
             return None
 
-    def _settings(
-        self, spec: SourceSpec, chosen: FormatSpec | None, rest: Mapping[str, tuple[Any, str]], key: str
-    ) -> dict[str, Any]:
-        """The settings of the source, and of its format, that were written."""
+    def _leaves(self, spec: SourceSpec, chosen: FormatSpec | None) -> dict[str, LeafField]:
+        """What may be set of a source and of its format, whose settings stand below its name."""
         made = settings_of(self.host, spec)
         leaves = {leaf.key: leaf for leaf in leaves_of(type(made), made)}
         if clash := sorted(set(WORDS) & {name.partition(".")[0] for name in leaves}):
@@ -171,6 +170,17 @@ class _Reader:
             below = settings_of(self.host, chosen)
             prefix = f"{chosen.settings_key}."
             leaves |= {leaf.key: leaf for leaf in leaves_of(type(below), below, prefix)}
+        return leaves
+
+    def _settings(
+        self,
+        spec: SourceSpec,
+        chosen: FormatSpec | None,
+        leaves: Mapping[str, LeafField],
+        rest: Mapping[str, tuple[Any, str]],
+        key: str,
+    ) -> dict[str, Any]:
+        """The settings of the source, and of its format, that were written."""
         plain: dict[str, Any] = {}
         for name, (raw, place) in rest.items():
             if looks_like_secret(name):
@@ -185,7 +195,7 @@ class _Reader:
                 except ValueRefusedError as problem:
                     self.mistakes.append(Mistake(f"{key}.{name}", place, problem.message, problem.hint))
         kept: dict[str, Any] = nest(plain)
-        self._check_together(spec, made, kept, chosen, key, rest)
+        self._check_together(spec, settings_of(self.host, spec), kept, chosen, key, rest)
         return kept
 
     def _check_together(
@@ -217,21 +227,25 @@ class _Reader:
         return f"its settings: {', '.join([*WORDS, *leaves])}"
 
 
-def _flat(item: Mapping[Any, Any], place: str, prefix: str = "") -> Iterator[tuple[str, tuple[Any, str]]]:
-    """Dotted key to (value, place)."""
+def _flat(
+    item: Mapping[Any, Any], place: str, whole: Container[str] = (), prefix: str = ""
+) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """Dotted key to (value, place). whole: keys whose mappings are values themselves."""
     places = item.places if isinstance(item, Located) else {}
     for name, value in item.items():
-        here = places.get(str(name), place)
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, here, f"{prefix}{name}.")
+        here, key = places.get(str(name), place), f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and key not in whole:
+            yield from _flat(value, here, whole, f"{key}.")
         else:
-            yield f"{prefix}{name}", (value, here)
+            yield key, (value, here)
 
 
 def _plain(value: Any) -> Any:
     """What JSON could hold, without the marks of how it was written."""
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
     return natural(value) if isinstance(value, Text) else value
 
 

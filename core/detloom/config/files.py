@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from detloom.config.layers import Entry, Layer, Located, Text, flatten
+from detloom.config.layers import Entry, Layer, Located, Text, walk
 from detloom.errors import Mistake
 
 SUFFIXES = (".yaml", ".yml", ".json", ".toml")
@@ -79,7 +79,7 @@ def _read_yaml(text: str, name: str) -> tuple[list[Entry], list[Mistake]]:
     if not isinstance(node, yaml.MappingNode):
         raise _FileError(Mistake(name, _place(node, name), "must hold keys and values", "for example `training:`"))
     mistakes: list[Mistake] = []
-    return list(_entries(node, name, "", mistakes, {})), mistakes
+    return list(_entries(node, name, (), mistakes, {})), mistakes
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,24 +108,25 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 
 def _entries(
-    node: yaml.MappingNode, name: str, prefix: str, mistakes: list[Mistake], seen: dict[str, str]
+    node: yaml.MappingNode, name: str, above: tuple[str, ...], mistakes: list[Mistake], seen: dict[str, str]
 ) -> Iterator[Entry]:
-    """Walk a mapping. seen: dotted key of each value so far to its place."""
+    """Walk a mapping. above: the keys that lead to it; seen: dotted key of each value so far to its place."""
     for key_node, value_node in node.value:
         place = _place(key_node, name)
         if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
-            mistakes.append(Mistake(f"{prefix}<<", place, "keys are plain names", "write the values out"))
+            mistakes.append(Mistake(".".join((*above, "<<")), place, "keys are plain names", "write the values out"))
             continue
-        key = f"{prefix}{key_node.value}"
+        path = (*above, str(key_node.value))
         if isinstance(value_node, yaml.MappingNode) and value_node.value:
-            yield from _entries(value_node, name, f"{key}.", mistakes, seen)
+            yield from _entries(value_node, name, path, mistakes, seen)
             continue
+        key = ".".join(path)
         if key in seen:
             mistakes.append(Mistake(key, place, f"is written twice; first at {seen[key]}", "keep one of them"))
             continue
         seen[key] = place
         try:
-            yield Entry(key, _value(value_node, name), place)
+            yield Entry(key, _value(value_node, name), place, path)
         except ValueError as error:
             mistakes.append(Mistake(key, _place(value_node, name), str(error)))
 
@@ -184,10 +185,12 @@ def _read_json(text: str, name: str) -> tuple[list[Entry], list[Mistake]]:
     except _FileError:
         located = []
     places = {entry.key: entry for entry in located}
-    return [
-        Entry(key, _located(value, places[key].value), places[key].place) if key in places else Entry(key, value, name)
-        for key, value in flatten(values)
-    ], mistakes
+    entries = []
+    for path, value in walk(values):
+        key = ".".join(path)
+        twin = places.get(key, Entry(key, value, name))
+        entries.append(Entry(key, _located(value, twin.value), twin.place, path))
+    return entries, mistakes
 
 
 def _located(value: Any, twin: Any) -> Any:
@@ -219,9 +222,11 @@ def _read_toml(text: str, name: str) -> list[Entry]:
         reason = re.sub(r"\s*\(at .*\)$", "", str(error))
         raise _FileError(Mistake(name, place, f"is not readable as TOML: {reason}")) from None
     places = _toml_places(text, name)
-    return [
-        Entry(key, _in_table(value, key, places, name), _nearest(key, places, name)) for key, value in flatten(values)
-    ]
+    entries = []
+    for path, value in walk(values):
+        key = ".".join(path)
+        entries.append(Entry(key, _in_table(value, key, places, name), _nearest(key, places, name), path))
+    return entries
 
 
 def _in_table(value: Any, key: str, places: dict[str, str], name: str) -> Any:

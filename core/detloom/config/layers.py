@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -49,11 +49,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One written value: dotted key, the value (Text where its type is still open), where it stands."""
+    """One written value: dotted key, the value (Text where its type is still open), where it stands.
+
+    path: the keys inside each other as a file nests them, since a key may hold dots; empty for what was typed.
+    """
 
     key: str
     value: Any
     place: str = ""
+    path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,24 @@ class Layer:
     mistakes: tuple[Mistake, ...] = field(default=())
 
 
-def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings to dotted keys; an empty mapping is kept as a value."""
+def walk(
+    values: Mapping[Any, Any], above: tuple[str, ...] = (), whole: Container[str] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Nested mappings to their values, each with the keys that lead to it; an empty mapping is kept as a value.
+
+    whole: dotted keys whose mappings are values themselves.
+    """
     for key, value in values.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{dotted}.")
+        path = (*above, str(key))
+        if isinstance(value, Mapping) and value and ".".join(path) not in whole:
+            yield from walk(value, path, whole)
         else:
-            yield dotted, value
+            yield path, value
+
+
+def flatten(values: Mapping[Any, Any], whole: Container[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Nested mappings to dotted keys; an empty mapping, or one at a key of `whole`, is kept as a value."""
+    return ((".".join(path), value) for path, value in walk(values, (), whole))
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,12 +103,15 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def mapping_layer(values: Mapping[str, Any], kind: OriginKind = "file", place: str = "") -> Layer:
     """A layer of Python values, nested or with dotted keys: for calls from code."""
-    return Layer(kind, tuple(Entry(key, value, place) for key, value in flatten(values)))
+    return Layer(kind, tuple(Entry(".".join(path), value, place, path) for path, value in walk(values)))
 
 
 def text_layer(
     settings: Iterable[tuple[str, str, str]], kind: OriginKind = "command line", mistakes: Sequence[Mistake] = ()
 ) -> Layer:
     """A layer of typed text: (dotted key, text, flag). The last of two equal keys counts."""
-    entries = {key: Entry(key, Text(text), place) for key, text, place in settings}
+    entries: dict[str, Entry] = {}
+    for key, text, place in settings:
+        entries.pop(key, None)  # the order of words counts: a whole mapping takes the place of keys before it
+        entries[key] = Entry(key, Text(text), place)
     return Layer(kind, tuple(entries.values()), tuple(mistakes))

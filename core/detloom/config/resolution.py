@@ -1,7 +1,8 @@
 """From layers to one configuration: who wins for each value, and every mistake at once.
 
 default < recipe of the family < preset < data < file < command line < tracker. `auto`, written by the user, takes
-the value from below again: what the data say, else the recipe, else the default.
+the value from below again: what the data say, else the recipe, else the default. Of a mapping, single keys may be set
+(detloom.config.mappings).
 """
 
 # ruff: noqa: TID253
@@ -9,7 +10,7 @@ the value from below again: what the data say, else the recipe, else the default
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,7 +28,8 @@ from detloom.config.compose import (
     settings_path,
 )
 from detloom.config.elements import convert_elements
-from detloom.config.layers import Entry, Layer, Origin, flatten, nest
+from detloom.config.layers import Layer, Origin, flatten, nest
+from detloom.config.mappings import Word, joint, with_key, words_below
 from detloom.config.resolved import ResolvedConfig
 from detloom.config.rules import check_rules
 from detloom.config.values import ValueRefusedError, convert, literal
@@ -75,10 +77,10 @@ class _Resolution:
         self.pinned = pinned
         self.layers = tuple(sorted(layers, key=lambda layer: ORDER.index(layer.kind)))
         self.mistakes = [mistake for layer in self.layers for mistake in layer.mistakes]
-        self.written: dict[str, list[tuple[Layer, Entry]]] = {}
+        self.written: dict[str, list[Word]] = {}
         for layer in self.layers:
             for entry in layer.entries:
-                self.written.setdefault(entry.key, []).append((layer, entry))
+                self.written.setdefault(entry.key, []).append(Word(layer, entry))
         self.recipe: dict[str, Any] = {}
         self.recipe_place = ""
         self.preset_name = ""
@@ -111,7 +113,7 @@ class _Resolution:
             for spec in [] if leaf.key == ONE_SOURCE and self._lists_sources(leaf) else self._pick(leaf):
                 picks.append((leaf, spec))
                 if isinstance(spec, ModelSpec):
-                    self.recipe = dict(flatten(spec.recipe))
+                    self.recipe = dict(flatten(spec.recipe)) | dict(spec.recipe)
                     self.recipe_place = self.host.qualified(spec)
         return picks
 
@@ -162,42 +164,41 @@ class _Resolution:
         """Who sets this value. quietly: mistakes are left for the second look, when every leaf is known."""
         if leaf.key in self.pinned:
             return _Winner(*self.pinned[leaf.key])
-        written = [pair for pair in self.written.get(leaf.key, []) if pair[0].kind != "data"]
-        problems, converted = self._converted(leaf, written)
+        won, problems = None, list[Mistake]()
+        for word in self.written.get(leaf.key, []):
+            if word.layer.kind != "data":
+                won = self._after(leaf, won, word, problems)
         if not quietly:
             self.mistakes += problems
-        if not written:
-            return self._derived(leaf, use_preset=True)
-        layer, entry = written[-1]
-        if entry.value == "auto":
-            won = self._derived(leaf, use_preset=False)
-            if won.origin.kind == "default" and _accepts_auto(leaf):
-                return _Winner("auto", Origin(layer.kind, entry.place))
-            return _Winner(won.value, Origin(won.origin.kind, won.origin.place, f"{layer.kind} {entry.place}".strip()))
-        value = converted[-1]
-        if isinstance(value, ValueRefusedError):
-            return _Winner(leaf.default, Origin("default"))
-        return _Winner(self._qualified(leaf, value), Origin(layer.kind, entry.place))
+        return won or self._derived(leaf, use_preset=True)
 
-    def _converted(self, leaf: LeafField, written: Sequence[tuple[Layer, Entry]]) -> tuple[list[Mistake], list[Any]]:
-        """Every written value as the field takes it; the losing ones are checked too."""
-        mistakes: list[Mistake] = []
-        values: list[Any] = []
-        for _, entry in written:
-            if entry.value == "auto":
-                values.append("auto")
-                continue
-            if leaf.lists_plugins:
-                value, found = convert_elements(self.host, leaf, entry, self._default_format())
-                mistakes += found
-                values.append(value)
-                continue
-            try:
-                values.append(convert(entry.value, leaf.info, leaf.owner))
-            except ValueRefusedError as problem:
-                mistakes.append(Mistake(leaf.key, entry.place, problem.message, problem.hint))
-                values.append(problem)
-        return mistakes, values
+    def _after(self, leaf: LeafField, before: _Winner | None, word: Word, problems: list[Mistake]) -> _Winner:
+        """Who sets this value once this word is said; a word that loses later is checked too. before: by earlier
+        words, or None."""
+        origin, value = Origin(word.layer.kind, word.entry.place), word.entry.value
+        if value == "auto" and not word.below:
+            return self._handed_back(leaf, origin)
+        if leaf.lists_plugins:
+            listed, found = convert_elements(self.host, leaf, word.entry, self._default_format())
+            problems += found
+            return _Winner(self._qualified(leaf, listed), origin)
+        standing = _Winner(leaf.default, Origin("default"))
+        try:
+            if word.below:
+                standing = before or self._derived(leaf, use_preset=True)
+                value = with_key(standing.value, word, leaf)
+                origin = joint(origin, standing.origin) if len(value) > 1 else origin
+            return _Winner(self._qualified(leaf, convert(value, leaf.info, leaf.owner)), origin)
+        except ValueRefusedError as problem:
+            problems.append(Mistake(word.entry.key, word.entry.place, problem.message, problem.hint))
+            return standing
+
+    def _handed_back(self, leaf: LeafField, origin: Origin) -> _Winner:
+        """What `auto` means, written at this origin."""
+        won = self._derived(leaf, use_preset=False)
+        if won.origin.kind == "default" and _accepts_auto(leaf):
+            return _Winner("auto", origin)
+        return _Winner(won.value, replace(won.origin, auto=str(origin)))
 
     def _default_format(self) -> str:
         """Of sources that name none."""
@@ -206,9 +207,9 @@ class _Resolution:
 
     def _derived(self, leaf: LeafField, use_preset: bool) -> _Winner:
         """What holds when the user wrote nothing: data, preset, recipe, default."""
-        for layer, entry in self.written.get(leaf.key, []):
-            if layer.kind == "data":
-                return _Winner(entry.value, Origin("data", entry.place))
+        for word in self.written.get(leaf.key, []):
+            if word.layer.kind == "data":
+                return _Winner(word.entry.value, Origin("data", word.entry.place))
         if use_preset and leaf.key in self.preset:
             value, origin = self.preset[leaf.key], Origin("preset", self.preset_name)
         elif leaf.key in self.recipe:
@@ -237,59 +238,51 @@ class _Resolution:
     # --- keys ---
 
     def _place_entries(self, leaves: Mapping[str, LeafField], chosen: Sequence[Chosen]) -> None:
-        """Refuse keys that do not exist, and gather `a.b.c` into the mapping of the leaf `a.b`."""
+        """Refuse keys that do not exist, and see `a.b.c` as a word about the mapping `a.b`."""
         sections = {key.rpartition(".")[0] for key in leaves} | {pick.path for pick in chosen}
         sections |= {".".join(key.split(".")[:n]) for key in sections for n in range(1, key.count(".") + 2)}
+        mappings: dict[str, LeafField] = {}
         for key in list(self.written):
-            for layer, entry in self.written[key]:
-                if looks_like_secret(key) and layer.kind != "data" and not _in_mapping(key, leaves):
+            for word in self.written[key]:
+                if looks_like_secret(key) and word.layer.kind != "data" and not _in_mapping(key, leaves):
                     hint = "write secrets to .env or the environment; a configuration is shown, stored and shared"
-                    self.mistakes.append(Mistake(key, entry.place, "a secret has no place here", hint))
+                    self.mistakes.append(Mistake(key, word.entry.place, "a secret has no place here", hint))
             if key in leaves or (looks_like_secret(key) and not _in_mapping(key, leaves)):
                 continue
             if key in sections:
                 self._check_section(key, sections, leaves)
             elif (leaf := _leaf_above(key, leaves)) is not None:
-                self._gather(key, leaf)
+                mappings[leaf.key] = leaf
             else:
                 self._refuse_key(key, leaves, chosen)
+        for leaf in mappings.values():
+            self.written[leaf.key], found = words_below(leaf, self.layers)
+            self.mistakes += found
         self._check_recipe(leaves)
 
     def _check_section(self, key: str, sections: set[str], leaves: Mapping[str, LeafField]) -> None:
         below = [name.removeprefix(f"{key}.") for name in leaves if name.startswith(f"{key}.")]
-        for _, entry in self.written[key]:
+        for word in self.written[key]:
+            entry = word.entry
             if literal(entry.value) not in ("", "null", "~", None, {}, "auto"):
                 hint = f"its keys: {', '.join(below)}"
                 message = f"is a section, not a value; found {literal(entry.value)!r}"
                 self.mistakes.append(Mistake(key, entry.place, message, hint))
 
-    def _gather(self, key: str, leaf: LeafField) -> None:
-        """`x.names.a: 1` below the leaf `x.names` is the mapping {a: 1}."""
-        for layer, entry in self.written[key]:
-            nested: Any = entry.value
-            for part in reversed(key.removeprefix(f"{leaf.key}.").split(".")):
-                nested = {part: nested}
-            pairs = self.written.setdefault(leaf.key, [])
-            if pairs and pairs[-1][0] is layer and isinstance(pairs[-1][1].value, dict):
-                pairs[-1] = (layer, Entry(leaf.key, _merged(pairs[-1][1].value, nested), pairs[-1][1].place))
-            else:
-                pairs.append((layer, Entry(leaf.key, nested, entry.place)))
-            pairs.sort(key=lambda pair: self.layers.index(pair[0]))
-
     def _refuse_key(self, key: str, leaves: Mapping[str, LeafField], chosen: Sequence[Chosen]) -> None:
-        entries = self.written[key]
-        if entries[-1][1].value == "auto" or entries[-1][0].kind == "data":
+        words = self.written[key]
+        if words[-1].entry.value == "auto" or words[-1].layer.kind == "data":
             return
         section = next((name for name in self.unresolved if key.startswith(f"{name}.")), "")
         if section and key.removeprefix(f"{section}.").count("."):
             return  # may well belong to the plugin that could not be found; that mistake comes first
         message, hint = unknown_key(self.host, key, leaves, chosen)
-        for layer, entry in entries:
-            if layer.kind == "data" or self._belongs_to_a_source_left_below(key, layer):
+        for word in words:
+            if word.layer.kind == "data" or self._belongs_to_a_source_left_below(key, word.layer):
                 continue
             if key.startswith("data.") and self.source_of is not None and isinstance(self.source_of.value, list):
                 message, hint = self._beside_a_list(key, message, hint)
-            self.mistakes.append(Mistake(key, entry.place, message, hint))
+            self.mistakes.append(Mistake(key, word.entry.place, message, hint))
 
     def _belongs_to_a_source_left_below(self, key: str, layer: Layer) -> bool:
         """A file may name a folder, and the command line or an edit other data instead: then the folder is history."""
@@ -316,7 +309,8 @@ class _Resolution:
         for key in self.recipe:
             corner = next((name for name in corners if key.startswith(f"{name}.")), None)
             foreign = corner is not None and "." in key.removeprefix(f"{corner}.")
-            if key not in leaves and not foreign:
+            parts = isinstance(self.recipe[key], Mapping) or _in_mapping(key, leaves)
+            if key not in leaves and not foreign and not parts:
                 raise PluginError(f"the recipe of {self.recipe_place} sets {key}, which does not exist")
 
     def _validated(self, model: type[RunConfig], winners: Mapping[str, _Winner]) -> RunConfig | None:
@@ -359,14 +353,6 @@ def _leaf_above(key: str, leaves: Mapping[str, LeafField]) -> LeafField | None:
         if leaf is not None:
             return leaf
     return None
-
-
-def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(first)
-    for key, value in second.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _origin_near(key: str, winners: Mapping[str, _Winner]) -> str:

@@ -8,7 +8,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -23,6 +23,7 @@ from detloom.config.layers import Text
 _NULLS = {"", "null", "none", "~"}
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
+DEEPEST = 100
 _FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -42,7 +43,7 @@ def convert(raw: Any, info: FieldInfo, owner: type[BaseModel]) -> Any:
     """
     adapter = _adapter(info, owner)
     errors: list[Any] = []
-    for candidate in _readings(raw, takes_list(info.annotation)):
+    for candidate in _readings(raw, info.annotation):
         try:
             value = adapter.validate_python(candidate)
         except ValidationError as error:
@@ -75,8 +76,27 @@ def _adapter(info: FieldInfo, owner: type[BaseModel]) -> TypeAdapter[Any]:
     return TypeAdapter(field, config=settings)
 
 
-def _readings(raw: Any, wants_list: bool) -> Iterator[Any]:
+def as_mapping(value: Any, info: FieldInfo, owner: type[BaseModel]) -> dict[str, Any]:
+    """What a field makes of a value that it takes, as JSON could hold it: `5, 10` becomes `{"5": ..., "10": ...}`.
+    Empty where there is no mapping."""
+    adapter = _adapter(info, owner)
+    plain = adapter.dump_python(adapter.validate_python(value), mode="json")
+    return plain if isinstance(plain, dict) else {}
+
+
+def says_nothing(raw: Any) -> bool:
+    """Whether this is nothing, or one of its names: null, `none`, no text at all."""
+    return raw is None or (isinstance(raw, str) and raw.strip().lower() in _NULLS)
+
+
+def _readings(raw: Any, annotation: Any) -> Iterator[Any]:
     """What typed text may mean, the likeliest first; text comes last, so that `123` can be a name."""
+    wants_list = takes_list(annotation)
+    if says_nothing(raw) and (wants_list or mapping_depth(annotation)):
+        # Never `["none"]`: what is called so stands in a list, `[none]`.
+        yield None
+        yield [] if wants_list else {}
+        return
     if isinstance(raw, Text) and wants_list and "," in raw and not raw.lstrip().startswith(("[", "{", '"', "'")):
         parts = [Text(part.strip()) for part in raw.split(",")]
         yield natural(parts)
@@ -226,3 +246,14 @@ def takes_list(annotation: Any) -> bool:
     if origin in (Union, types.UnionType, Annotated, typing.Optional):
         return any(takes_list(argument) for argument in get_args(annotation))
     return False
+
+
+def mapping_depth(annotation: Any) -> int:
+    """How many mappings stand inside each other: 0 for what is none; `dict[str, Any]` counts as deep as can be."""
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        below = arguments[1] if len(arguments) > 1 else Any
+        return DEEPEST if below is Any else 1 + mapping_depth(below)
+    if origin in (Union, types.UnionType, Annotated, typing.Optional):
+        return max((mapping_depth(argument) for argument in arguments), default=0)
+    return 0

@@ -98,13 +98,14 @@ def read_edits(hyperparams: Items, configuration: Mapping[str, Mapping[str, Any]
         elif found[shown] != text:
             edits.append((key, found[shown], f"task parameter {shown}"))
     known = {"/".join(place_of(key)) for key in values}
-    # Settings of a plugin that an edit chose are new and right; what is no key at all is refused with the other edits.
-    edits += [
+    # Settings of a plugin that an edit chose are new and right, and so are keys below a mapping, which come after the
+    # mapping as a whole; what is no key at all is refused with the other edits.
+    added = [
         (key_at(*shown.split("/", 1)), text, f"task parameter {shown}")
         for shown, text in found.items()
         if shown not in known
     ]
-    return TrackerReply(tuple(edits), document, tuple(mistakes))
+    return TrackerReply((*edits, *sorted(added)), document, tuple(mistakes))
 
 
 def _twice(texts: Mapping[str, str], objects: Mapping[str, str]) -> Iterator[Mistake]:
