@@ -26,6 +26,7 @@ class Recorder:
         self.logged: list[tuple[dict[str, float], int, int]] = []
         self.saved: list[str] = []
         self.epochs: list[int] = []
+        self.told_before_saves: list[int] = []
         self.broken: list[dict[str, Any]] = []
         self.scores = scores or []
         self.stop_at = stop_at
@@ -39,6 +40,10 @@ class Recorder:
         self.saved.append(kind)
         self.on_save(kind)
 
+    def finish(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        self.epochs.append(epoch)
+        self.told_before_saves.append(len(self.saved))
+
     def keep_broken(self, broken: Mapping[str, Any]) -> str:
         self.broken.append(dict(broken))
         return "kept"
@@ -48,7 +53,7 @@ class Recorder:
             log=lambda values, step, epoch: self.logged.append((dict(values), step, epoch)),
             epoch_started=lambda epoch, step: None,
             evaluate=self.evaluate,
-            epoch_finished=lambda epoch, step, metrics: self.epochs.append(epoch),
+            epoch_finished=self.finish,
             save=self.save,
             stop_requested=lambda: self.loop is not None and self.loop.progress.step == self.stop_at,
             keep_broken=self.keep_broken,

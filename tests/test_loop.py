@@ -116,6 +116,12 @@ def test_evaluation_and_saving_follow_their_intervals_and_the_last_epoch_is_alwa
     assert recorder.saved == ["best", "last", "best", "best", "last"], "of equal scores the later epoch is kept"
 
 
+def test_an_epoch_is_told_before_it_is_saved_so_that_no_kill_can_lose_its_record() -> None:
+    recorder = Recorder(scores=[0.1, 0.2])
+    make_loop(TrainingConfig(epochs=2), batches(2), recorder).run()
+    assert recorder.saved == ["best", "last", "best", "last"] and recorder.told_before_saves == [0, 2]
+
+
 def test_max_steps_ends_the_training_in_mid_epoch_with_an_evaluation() -> None:
     recorder = Recorder([0.1, 0.2, 0.3])
     loop = make_loop(TrainingConfig(epochs=9, max_steps=5), batches(3), recorder)

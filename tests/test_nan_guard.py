@@ -83,7 +83,7 @@ def test_the_batch_is_kept_as_it_was() -> None:
         poisoned("module", recorder).run()
     (kept,) = recorder.broken
     assert (kept["step"], kept["epoch"], kept["seed"], kept["precision"]) == (4, 0, 3, "float32")
-    assert kept["what"].startswith("loss ") and kept["origin"].startswith("the output of body.1")
+    assert kept["what"].startswith("loss ") and kept["origin"].startswith("it began in the output of body.1")
     (batch,) = kept["batches"]
     assert torch.equal(batch["images"], POISON.images)
     assert torch.equal(batch["boxes"], POISON.targets.boxes) and torch.equal(batch["labels"], POISON.targets.labels)
@@ -128,7 +128,7 @@ def test_a_fault_that_does_not_come_back_is_said_to_have_gone() -> None:
                 found.terms["loss_cls"] = found.terms["loss_cls"] * float("nan")
             return found
 
-    with pytest.raises(TrainingDiverged, match="run again, every value of this step is finite"):
+    with pytest.raises(TrainingDiverged, match=r"\(epoch 1\); run again, every value of this step is finite"):
         make_loop(TrainingConfig(epochs=1), DATA, Recorder(), detector=Once(["a", "b"])).run()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_IRREGULAR = {"class": "classes", "batch": "batches"}
-
 
 def counted(count: int, noun: str) -> str:
     """`1 image`, `2 images`, `1,200 steps`."""
@@ -17,7 +15,8 @@ def plural(noun: str, count: int) -> str:
     if count == 1:
         return noun
     *before, last = noun.split(" ")
-    return " ".join([*before, _IRREGULAR.get(last, f"{last}s")])
+    ending = "es" if last.endswith(("s", "x", "ch")) else "s"
+    return " ".join([*before, last + ending])
 
 
 def some_of(names: Sequence[object], shown: int = 3) -> str:

@@ -15,7 +15,7 @@ from detloom.data.dataset import Split
 from detloom.data.images import read_image
 from detloom.data.masks import scale_rle
 from detloom.drawing import draw_detections, draw_objects, fit, save_jpeg, side_by_side
-from detloom.errors import DetloomError, PluginError
+from detloom.errors import DetloomError, PluginError, RunInterrupted
 from detloom.evaluate import Evaluation, best_and_worst, cells_of, confusion_matrix, rank_images, to_coco_results
 from detloom.files import write_json
 from detloom.geometry import Detections
@@ -226,6 +226,11 @@ def export_best(session: Session, fanout: LoggerFanout, metrics: Mapping[str, fl
     refused: DetloomError | None = None
     model = load_model(session.folder / "checkpoints" / BEST, session.around.host)
     for spec in session.around.resolved.specs(ExporterSpec):
+        if session.around.stop_requested():
+            raise RunInterrupted(
+                f"stopped before the export to {spec.name}; the training is done and the state is saved",
+                hint=f"go on with: detloom train --resume {session.folder}",
+            )
         try:
             result = export_model(
                 model,

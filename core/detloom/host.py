@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import pluggy
 
 from detloom import hookspecs
+from detloom.counting import plural
 from detloom.discovery import Candidate, Origin, entry_point_candidates, first_party_candidates
 from detloom.errors import DetloomError, PluginError
 from detloom.specs import API_VERSION, SPEC_TYPES, ModelSpec, Spec
@@ -137,7 +138,7 @@ class PluginHost:
         near = _close(name, names)
         if near:
             lines.append(f"did you mean {' or '.join(near)}?")
-        lines.append(f"{kind.kind}s here: {', '.join(names) or 'none'}")
+        lines.append(f"{plural(kind.kind, 2)} here: {', '.join(names) or 'none'}")
         for info in self.plugins:
             if info.status == "broken":
                 lines.append(f"plugin {info.label} was left out: {info.reason}")

@@ -415,7 +415,7 @@ def open_loggers(given: Given, session: Session) -> LoggerFanout:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """The first Ctrl-C or SIGTERM asks the loop to stop after its step; the second stops at once."""
+    """The first Ctrl-C or SIGTERM asks to stop after this step, or this file of an export; the second stops at once."""
     asked = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -424,7 +424,8 @@ def stop_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         asked.set()
         name = signal.Signals(number).name
-        print(f"\n{name}: finishing this step and saving; once more stops at once", file=sys.stderr)  # noqa: T201
+        told = f"{name}: stopping as soon as what is being done is whole and saved; once more stops at once"
+        print(f"\n{told}", file=sys.stderr)  # noqa: T201
 
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import re
+import unicodedata
 import subprocess
 import sys
 import time
@@ -36,7 +37,9 @@ def default_name(model: str, data: str, config_hash: str) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.") or "run"
+    """Letters of any script stay; a path has room for 255 bytes, of which a number behind the name takes a few."""
+    name = re.sub(r"[^\w.]+", "-", unicodedata.normalize("NFC", text)).strip("-.")
+    return name.encode()[:200].decode(errors="ignore").strip("-.") or "run"
 
 
 def create_folder(output_dir: Path, name: str) -> Path:
@@ -115,7 +118,7 @@ def newest_resumable(output_dir: Path) -> Path | None:
     for record in output_dir.glob("*/run.json"):
         try:
             status = json.loads(record.read_text(encoding="utf-8"))["status"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
         states = [record.parent / "checkpoints" / name for name in ("last.pt", "previous.pt")]
         times = [state.stat().st_mtime for state in states if state.is_file()]

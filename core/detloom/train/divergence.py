@@ -27,29 +27,31 @@ class BrokenStep:
 
 def find_origin(detector: nn.Module, passes: Sequence[Callable[[], LossTerms]]) -> str:
     """A sentence saying where the first value that is not finite appears: in the weights, the output of a module, a
-    term of the loss, or the gradient. passes: forward passes of the step, each giving its loss.
+    term of the loss, or the gradient; or that it does not come again. passes: forward passes of the step, each giving
+    its loss.
 
     Weights stay as they are; gradients are cleared.
     """
     for name, parameter in detector.named_parameters():
         if not _finite(parameter):
-            return f"the weights themselves: {name} holds {_first_bad(parameter)}"
+            return f"it began in the weights themselves: {name} holds {_first_bad(parameter)}"
     for run in passes:
         with _Watch(detector) as watch:
             loss = run()
             if watch.forward:
-                return watch.forward
+                return f"it began in {watch.forward}"
             for name, term in loss.terms.items():
                 if not _finite(term):
-                    return f"the loss term {name} is {_first_bad(term)}; every module's output is finite"
+                    return f"it began in the loss term {name} is {_first_bad(term)}; every module's output is finite"
             loss.total.backward()  # type: ignore[no-untyped-call]
         if watch.backward:
-            return watch.backward
+            return f"it began in {watch.backward}"
         for name, parameter in detector.named_parameters():
             if parameter.grad is not None and not _finite(parameter.grad):
-                return f"the gradient of {name} is {_first_bad(parameter.grad)}; outputs and losses are finite"
+                bad = _first_bad(parameter.grad)
+                return f"it began in the gradient of {name} is {bad}; outputs and losses are finite"
     detector.zero_grad(set_to_none=True)
-    return "nothing: run again, every value of this step is finite"
+    return "run again, every value of this step is finite: what broke it does not come each time"
 
 
 class _Watch:

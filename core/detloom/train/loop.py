@@ -101,6 +101,9 @@ class LoopPlan:
         return epoch >= self.eval_start_epoch and (epoch + 1) % self.eval_interval == 0
 
 
+RESUMABLE = "--resume starts from the last checkpoint, where one was saved: it is whole"
+
+
 class TrainingDiverged(DetloomError):
     """The loss is not a number any more; nothing after the last checkpoint was kept."""
 
@@ -154,8 +157,7 @@ class Loop:
             if not self._train_epoch(epoch):
                 self.hooks.save("last", {})
                 return "interrupted"
-            metrics = self._close_epoch(epoch)
-            self.hooks.epoch_finished(epoch, self.progress.step, metrics)
+            self._close_epoch(epoch)
             if self.best.exhausted:
                 return "stopped early"
             if not self.progress.finished and self.hooks.stop_requested():
@@ -190,8 +192,9 @@ class Loop:
         self._log(epoch)
         return True
 
-    def _close_epoch(self, epoch: int) -> dict[str, float]:
-        """Evaluate, judge and save at the end of an epoch."""
+    def _close_epoch(self, epoch: int) -> None:
+        """Evaluate, judge, tell and save at the end of an epoch. Told before it is saved: who is killed in between goes
+        on from an earlier state and tells it again, where a record that was never made would be missing for good."""
         progress = self.progress
         metrics = {f"train/{k}": v / max(progress.summed_steps, 1) for k, v in progress.sums.items()}
         progress.sums, progress.summed_steps = {}, 0
@@ -207,11 +210,11 @@ class Loop:
         if progress.batch >= self.loader.batches_per_epoch:  # else max_steps ended the epoch early
             progress.epoch, progress.batch = epoch + 1, 0
         progress.finished = last_epoch or self.best.exhausted
+        self.hooks.epoch_finished(epoch, progress.step, metrics)
         if is_best:
             self.hooks.save("best", metrics)
         if progress.finished or (epoch + 1) % self.config.checkpoint_interval == 0:
             self.hooks.save("last", metrics)
-        return metrics
 
     # ---- averages ----------------------------------------------------------------------------------------------
 
@@ -361,7 +364,7 @@ class Loop:
         if scaler is not None and "grad_norm" not in means and scaler.get_scale() < 1:
             raise TrainingDiverged(
                 f"the gradient overflows 16-bit floats at step {self.progress.step}, however small the loss is scaled",
-                hint="use training.precision=bf16 or fp32; the last checkpoint is whole and --resume starts from it",
+                hint=f"use training.precision=bf16 or fp32; {RESUMABLE}",
             )
 
     def _stop_at(self, broken: BrokenStep, epoch: int) -> NoReturn:
@@ -371,7 +374,7 @@ class Loop:
         try:
             origin = find_origin(self.detector, passes)
         except Exception as error:  # the second fault must not hide the first
-            origin = f"it could not be run again ({type(error).__name__}: {error})"
+            origin = f"the step could not be run again ({type(error).__name__}: {error})"
         kept = self.hooks.keep_broken(
             {
                 "step": broken.step,
@@ -384,10 +387,10 @@ class Loop:
             }
         )
         raise TrainingDiverged(
-            f"the {broken.what} is {broken.value} at step {broken.step} (epoch {epoch + 1}); it began in {origin}"
+            f"the {broken.what} is {broken.value} at step {broken.step} (epoch {epoch + 1}); {origin}"
             + (f"; {kept}" if kept else ""),
             hint="lower training.lr, lengthen training.warmup_epochs, set training.gradient_clip (10 or less) "
-            "or use training.precision=fp32; the last checkpoint is whole and --resume starts from it",
+            f"or use training.precision=fp32; {RESUMABLE}",
         )
 
     # ---- state -------------------------------------------------------------------------------------------------
