@@ -176,6 +176,20 @@ def test_a_file_goes_where_output_uri_says(bench: Bench, tmp_path: Path) -> None
     assert artifact["uri"].endswith(str(stored))
 
 
+def test_a_storage_that_fails_is_said_without_the_password_in_its_address(
+    bench: Bench, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one that stands on the task as its destination, or in clearml.conf."""
+    address = "s3://somebody:hunter2secret@127.0.0.1:9/bucket"
+    delivery = module.Delivery(bench.server, bench.task, bench.folder, output_uri=address, close_timeout=1.0)
+    delivery.upload(Upload("artifact", "notes", str(bench.file("notes.txt"))))
+    wait_for(lambda: "notes.txt could not be stored at s3://***@127.0.0.1:9/bucket" in caplog.text)
+    report = delivery.close()
+    assert report.waiting == 1 and "s3://***@127.0.0.1:9/bucket" in report.error
+    said = [record.getMessage() for record in caplog.records if record.name == "detloom"]
+    assert not any("hunter2secret" in text for text in [*said, report.error])
+
+
 def test_files_that_are_held_up_are_said_once_while_the_numbers_go_on(
     bench: Bench, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -175,6 +175,49 @@ def test_a_mistake_in_a_file_is_shown_with_its_line_and_a_mark(
     assert any("did you mean training.epochs" in line for line in err)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        (".env", "MINIO_SECRET_KEY: hunter2secret\n", "(.env:1:1): a line must read NAME=value"),
+        ("run.yaml", "data.s3:\n  secret_key: hunter2secret\n", "(run.yaml:2:3): a secret has no place here"),
+        ("run.json", '{"model": {"password": "hunter2secret"}}', "(run.json:1:12): a secret has no place here"),
+        ("run.toml", 'data.cvat.token = "hunter2secret"\n', "a secret has no place here"),
+        ("run.yaml", "data.s3: {secret_key: hunter2secret, regoin: x}\n", "has no effect: s3 is not in data.source"),
+        ("run.yaml", "model: {pretrain_weights: 'https://me:hunter2secret@h/x', x: 1}\n", "there is no such key"),
+        ("run.yaml", "training.lr: https://me:hunter2secret@h/x\n", "found 'https://***@h/x'; allowed: a number"),
+    ],
+)
+def test_a_line_that_holds_a_secret_is_named_and_not_shown(
+    name: str,
+    text: str,
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    assert main(["train", "DATA", *(["--config", name] if name != ".env" else [])]) == 2
+    err = capsys.readouterr().err
+    assert place in err and "hunter2secret" not in err, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--weights", "https://user:hunter2secret@host/x.pth"], "there is no file https://***@host/x.pth"),
+        (["--lr", "https://user:hunter2secret@host/x.pth"], "found 'https://***@host/x.pth'; allowed: a number"),
+        (["--set", "training={password: hunter2secret}"], "is a section, not a value; found {'password': '***'}"),
+    ],
+)
+def test_a_secret_in_an_argument_is_refused_without_showing_it(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(tmp_path), "--no-clearml", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert said in err and "hunter2secret" not in err, err
+
+
 def test_a_mistake_in_a_file_that_is_gone_is_still_reported(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_error(ConfigError([Mistake("a.b", "/nowhere/run.yaml:7:3", "is wrong", "right it")]))
     assert "a.b (/nowhere/run.yaml:7:3): is wrong\n    right it" in capsys.readouterr().err

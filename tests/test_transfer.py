@@ -299,6 +299,12 @@ def test_secrets_come_from_the_first_variable_that_is_set() -> None:
         "GET /?X-Amz-Signature=0123abcd&x=1",
         "{'Authorization': 'Token 0123abcd', 'Accept': '*'}",
         "authorization: Bearer 0123abcd",
+        "s3://AKIA0000000000000000:s3cr/x@host/bucket",
+        "found {'region': 'x', 'secret_key': '0123abcd', 'z': 1}",
+        "found '[{type: s3, secret_key: 0123abcd}'",
+        "hf_0123abcd0123abcd0123abcd is no number",
+        "-----BEGIN RSA PRIVATE KEY-----\\n0123abcd\\n-----END RSA PRIVATE KEY-----",
+        "https://host/x?sig=0123abcd&a=1",
     ],
 )
 def test_no_secret_stays_in_a_message(text: str) -> None:
@@ -308,5 +314,6 @@ def test_no_secret_stays_in_a_message(text: str) -> None:
 
 
 def test_what_is_no_secret_stays() -> None:
-    text = "https://host:9000/bucket/a@b?x=1 refused: NoSuchKey (tasks 1, 2)"
+    text = "https://host:9000/bucket/a@b?x=1 refused: NoSuchKey (tasks 1, 2); {'secret_key_env': 'MINIO_SECRET_KEY'}"
+    text += '; ["http://host:9000","a@b"], git@host:group/name.git, ssh://host:22 as a@b'
     assert redacted(text, ["unrelated", ""]) == text

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from detloom.redaction import redacted
+
 
 class DetloomError(Exception):
     """A failure that the user can act on.
@@ -46,12 +48,19 @@ class UsageError(DetloomError):
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One wrong value in a configuration: its dotted key, where it was written, what is wrong, what to do."""
+    """One wrong value in a configuration: its dotted key, where it was written, what is wrong, what to do.
+
+    A message that quotes a value quotes it without the secrets in it.
+    """
 
     key: str
     place: str
     message: str
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("key", "place", "message", "hint"):
+            object.__setattr__(self, name, redacted(getattr(self, name)))
 
     def __str__(self) -> str:
         place = f" ({self.place})" if self.place else ""

@@ -12,7 +12,8 @@ from typing import Any, TextIO
 from detloom.errors import ConfigError, DetloomError, Mistake
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1", "dim": "2"}
-_PLACE = r"(?P<file>.+\.(ya?ml|json|toml|env)|\.env):(?P<line>\d+):(?P<column>\d+)"
+_PLACE = r"(?P<file>.+\.(ya?ml|json|toml)):(?P<line>\d+):(?P<column>\d+)"
+"""Lines of these files may be shown; those of a .env file hold secrets."""
 
 
 def write(text: str) -> None:
@@ -81,12 +82,18 @@ def _mistake(mistake: Mistake) -> str:
 
 
 def _excerpt(file: str, line: int, column: int) -> list[str]:
-    """The line of the file with a mark below the word at the column; nothing when it cannot be read."""
+    """The line of the file with a mark below the word at the column; nothing when it cannot be read, or holds what
+    nobody may see."""
     from pathlib import Path
+
+    from detloom.config.advice import looks_like_secret
+    from detloom.redaction import redacted
 
     try:
         text = Path(file).read_text(encoding="utf-8-sig").splitlines()[line - 1]
     except (OSError, UnicodeDecodeError, IndexError):
+        return []
+    if any(map(looks_like_secret, re.findall(r"[\w-]+(?=['\"]?\s*[:=])", text))) or redacted(text) != text:
         return []
     word = re.match(r"[^\s:=]+", text[column - 1 :])
     mark = "^" * (len(word[0]) if word else 1)

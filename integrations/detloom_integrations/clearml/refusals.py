@@ -3,33 +3,19 @@ task that the process has already."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from detloom.errors import ConfigError, Mistake, UsageError
+from detloom.redaction import kind_of_secret
 from detloom.specs import TrackedConfig
-from detloom_integrations.clearml.naming import short_names
-
-_SECRET_VALUES = {
-    "an address with a password": re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@", re.IGNORECASE),
-    "an address with a token": re.compile(
-        r"[?&](?:[a-z-]*(?:token|signature|password|secret|api_?key)|sig)=[^&\s]", re.IGNORECASE
-    ),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "an access token": re.compile(
-        r"\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_\w{20,}|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}"
-        r"|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*)"
-    ),
-}
-"""What nobody writes into a configuration by chance."""
+from detloom_integrations.clearml.naming import place_on_task, short_names
 
 
 def secrets_held(config: TrackedConfig) -> Iterator[tuple[str, str]]:
     """Keys whose values hold a secret, each with what kind it is; never the value."""
     for key, text in config.values.items():
-        what = next((kind for kind, pattern in _SECRET_VALUES.items() if pattern.search(text)), "")
-        if what:
+        if what := kind_of_secret(text):
             yield key, what
 
 
@@ -42,13 +28,25 @@ def refuse_second_task(own: Any) -> None:
         )
 
 
+def secret_in_destination(task: Mapping[str, Any]) -> tuple[Mistake, ...]:
+    """A secret in the place that somebody chose on a task for its files, which every address of them would show."""
+    what = kind_of_secret(str((task.get("output") or {}).get("destination") or ""))
+    message = f"holds {what}; a task shows it to everybody"
+    hint = "give it to the agents' machines through their environment, and take it out of the task"
+    return (Mistake("experiment.clearml.output_uri", "the task's output destination", message, hint),) if what else ()
+
+
 def refuse_what_no_task_may_hold(config: TrackedConfig) -> None:
     """Names that the server does not take, and secrets, which it would show to everybody."""
-    hint = "take a longer one, or train with --no-clearml"
-    mistakes = [Mistake(key, "", message, hint) for key, message in short_names(config)]
-    hint = "give it through the environment, or train with --no-clearml"
-    mistakes += [
-        Mistake(key, "", f"holds {what}; a task shows it to everybody", hint) for key, what in secrets_held(config)
-    ]
+    mistakes = []
+    for key, message in short_names(config):
+        place = place_on_task(config, key)
+        hint = "take a longer one" if place else "take a longer one, or train with --no-clearml"
+        mistakes.append(Mistake(key, place, message, hint))
+    for key, what in secrets_held(config):
+        place = place_on_task(config, key)
+        hint = "give it to the agents' machines through their environment, and take it out of the task"
+        hint = hint if place else "give it through the environment, or train with --no-clearml"
+        mistakes.append(Mistake(key, place, f"holds {what}; a task shows it to everybody", hint))
     if mistakes:
         raise ConfigError(mistakes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.errors import CheckpointError
 from detloom.files import sha256_of
+from detloom.redaction import redacted
 from detloom_integrations.clearml.storage import fetch
 
 if TYPE_CHECKING:
@@ -27,12 +28,12 @@ def fetch_model(server: Server, task_id: str, name: str, dest: Path) -> Path | N
     if not linked:
         return None
     model = server.call("models.get_all", id=linked[-1:], only_fields=["uri", "metadata"])["models"][0]
-    log.info("fetching the checkpoint `%s` of the task from %s", name, model["uri"])
+    log.info("fetching the checkpoint `%s` of the task from %s", name, redacted(model["uri"]))
     fetch(server, model["uri"], dest)
     expected = _metadata(model).get("sha256", "")
     if expected and sha256_of(dest) != expected:
         raise CheckpointError(
-            f"{model['uri']} is not the checkpoint that was uploaded (its hash differs)",
+            f"{redacted(model['uri'])} is not the checkpoint that was uploaded (its hash differs)",
             hint="reset the task in the web interface to start it anew",
         )
     return dest

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from detloom.errors import DataError, UnreachableError
+from detloom.redaction import redacted
 from detloom_integrations.clearml.server import ServerRefusedError
 from detloom_integrations.clearml.storage import StorageError
 from detloom_integrations.clearml.uploads import Upload, Uploader
@@ -43,6 +44,7 @@ class Counts:
 
     def lose(self, records: int, reason: str, *, kind: str = "") -> None:
         """Nothing is said about no records, and only the first of a kind is."""
+        reason = redacted(reason)  # drivers of storages quote addresses with all that is in them
         if records:
             with self._lock:
                 self.dropped += records
@@ -52,10 +54,11 @@ class Counts:
     def complain(self, text: str, *, kind: str = "") -> None:
         if (kind or text) not in self._said:
             self._said.add(kind or text)
-            log.warning("%s", text)
+            log.warning("%s", redacted(text))
 
     def hold_up(self, stream: str, reason: str) -> None:
         """Delivery of one stream goes on later."""
+        reason = redacted(reason)
         if stream not in self._held_up:
             log.warning("%s; %s wait in the run's folder until they can be sent", reason, stream)
         self._held_up[stream] = reason

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 from detloom.errors import DetloomError
+from detloom.redaction import redacted
 
 if TYPE_CHECKING:
     from detloom_integrations.clearml.server import Server
@@ -25,7 +26,10 @@ ANSWER_TIMEOUT_S = 60.0
 
 
 class StorageError(DetloomError):
-    """A file did not reach its place; another time it may."""
+    """A file did not reach its place; another time it may. Addresses are said without their passwords."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class Storage:

@@ -11,15 +11,20 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from detloom.errors import DetloomError
 from detloom.specs import LoggerContext, TrackedConfig, TrackerReply
 from detloom_integrations.clearml.environment import is_agent
-from detloom_integrations.clearml.naming import task_name, value_of
+from detloom_integrations.clearml.naming import edited_here, moved, task_name, value_of
 from detloom_integrations.clearml.parameters import configuration_of, hyperparams_of, read_edits
-from detloom_integrations.clearml.refusals import refuse_second_task, refuse_what_no_task_may_hold
+from detloom_integrations.clearml.refusals import (
+    refuse_second_task,
+    refuse_what_no_task_may_hold,
+    secret_in_destination,
+)
 
 if TYPE_CHECKING:
     from detloom.specs import Logger
@@ -54,8 +59,10 @@ class TaskTracker:
         self._record: dict[str, Any] = {}
         self._problems: tuple[str, ...] = ()
         self._named_by_user = True
+        self._moved = ""
         self._name = ""
         self._before: Mapping[str, str] = {}
+        self._baseline: Mapping[str, Any] = {}
         self._continued = False
         self._stop = threading.Event()
         self._over = threading.Event()
@@ -86,9 +93,11 @@ class TaskTracker:
 
         self.server = Server.open()
         self.task_id = task_id(os.environ)
-        document = self._fetch("hyperparams", "configuration", "models.output")
+        document = self._fetch("hyperparams", "configuration", "models.output", "output.destination")
         self._continued = bool(document.get("models", {}).get("output"))
-        return read_edits(document.get("hyperparams") or {}, document.get("configuration") or {})
+        reply = read_edits(document.get("hyperparams") or {}, document.get("configuration") or {})
+        self._baseline = reply.document or {}
+        return replace(reply, mistakes=(*reply.mistakes, *secret_in_destination(document)))
 
     def _reach(self) -> Server | None:
         """The server, or None when the run may go on without it and has to."""
@@ -154,9 +163,11 @@ class TaskTracker:
             self._task.register_abort_callback(self._on_abort, callback_execution_timeout=limit)
 
     def confirm(self, config: TrackedConfig, settings: ClearMLConfig) -> None:
-        """Write what will really be run: parameters, baseline and, for a task made here, the script."""
+        """Write what will really be run: parameters, baseline and, for a task made here, the script. Edits are refused
+        here, before the SDK shows or a run keeps anything of them."""
         from detloom_integrations.clearml.sdk import refresh
 
+        refuse_what_no_task_may_hold(config)
         self.settings = settings
         self._record = {
             "project": value_of(config, "experiment.project"),
@@ -166,7 +177,9 @@ class TaskTracker:
             "hyperparams": hyperparams_of(config),
             "configuration": configuration_of(config),
         }
-        if not self.remote:
+        if self.remote:
+            self._named_by_user = value_of(config, "experiment.name") is not None
+        else:
             from detloom_integrations.clearml.script import describe_script
 
             script = describe_script(config, Path.cwd())
@@ -178,8 +191,8 @@ class TaskTracker:
             self._init(self._record["project"], self._record["name"])
         parts = ("hyperparams", "configuration", "script")
         changes: dict[str, Any] = {key: self._record[key] for key in parts if key in self._record}
-        if not self.remote:
-            changes["tags"] = self._record["tags"]
+        changes |= edited_here(config, self._baseline) if self.remote else {"tags": self._record["tags"]}
+        self._moved = moved(config, self._baseline) if self.remote else ""
         self.server.call("tasks.edit", task=self.task_id, force=True, **changes)
         refresh(self._task)
         log.info("task     %s", self.address)
@@ -204,6 +217,8 @@ class TaskTracker:
 
         for problem in self._problems:  # said here and not before: now the run has a log
             log.info("an agent could not execute this run: %s", problem)
+        if self._moved:
+            log.warning("%s", self._moved)
         self._record["name"] = self._record["name"] if self._named_by_user else context.run_name
         if self.server is not None and not self._named_by_user and not self.remote:
             self._name = context.run_name
