@@ -4,6 +4,7 @@ do, no traceback, and nothing half-written."""
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -90,6 +91,8 @@ def train(*arguments: str) -> tuple[str, ...]:
 CASES = [
     Case("a missing folder", train("../m/nowhere", *RANDOM), 3, ("nowhere does not exist", "train/ valid/ test/")),
     Case("an empty folder", train("../m/empty", *RANDOM), 3, ("empty is an empty folder", "train/ valid/ test/")),
+    Case("a device", ("check", "/dev/null"), 3, ("/dev/null is neither a folder nor a file", "a device or a pipe")),
+    Case("a device of labels", ("check", "../m/sound", "--train", "/dev/null"), 3, ("/dev/null is neither a folder",)),
     Case("json that is not COCO", train("../m/not-coco", *RANDOM), 3, ("labels.json", "not a COCO", "colours")),
     Case("a file that is not json", train("../m/no-json", *RANDOM), 3, ("labels.json", "json-syntax")),
     Case("a json list", train("../m/list/labels.json", *RANDOM), 3, ("labels.json", "not-coco")),
@@ -181,6 +184,39 @@ def test_it_is_refused_in_a_sentence_and_nothing_is_written(case: Case, place: P
         assert words in finished.err, finished.err
     assert_civil(finished)
     assert place.files() == {} and list(place.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("convert", "data", "data/out", "--to", "yolo"),
+        ("convert", "data", "linked/below/out", "--to", "coco"),
+        ("check", "data", "--fix", "data/train/out"),
+        ("split", "data", "--anew", "--out", "data/out"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_written_into_the_data_that_are_read(command: tuple[str, ...], place: Place) -> None:
+    data = data_tools.sound_data(place.folder / "data")
+    (place.folder / "linked").symlink_to(data)
+    before = sorted(place.folder.rglob("*"))
+    finished = place.call(*command)
+    assert finished.code == 2 and "lies inside of data" in finished.err, finished.err
+    assert "a new folder beside the data" in finished.err
+    assert sorted(place.folder.rglob("*")) == before
+
+
+def test_a_folder_around_the_data_is_no_place_for_a_copy(place: Place) -> None:
+    data_tools.sound_data(place.folder / "around" / "data")
+    finished = place.call("convert", "around/data", "around", "--to", "yolo")
+    assert finished.code == 2 and "around exists" in finished.err
+
+
+def test_a_pipe_is_not_waited_for(place: Place) -> None:
+    os.mkfifo(place.folder / "pipe")
+    finished = place.call("check", "pipe")
+    assert finished.code == 3 and "pipe is neither a folder nor a file" in finished.err
+    assert_civil(finished)
 
 
 def assert_civil(finished: Finished) -> None:

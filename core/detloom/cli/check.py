@@ -79,7 +79,7 @@ def _settings(args: argparse.Namespace) -> dict[str, tuple[str, str]]:
 
 def _fix(args: argparse.Namespace, host: PluginHost) -> int:
     """A copy without whatever single images and objects are at fault; what concerns whole files cannot be mended."""
-    from detloom.cli.data_output import refuse_used, write_whole, writer_of
+    from detloom.cli.data_output import refuse_nested, refuse_used, write_whole, writer_of
     from detloom.data.fixing import FixedCopy, fixed, remaining
     from detloom.data.load import check
 
@@ -90,6 +90,7 @@ def _fix(args: argparse.Namespace, host: PluginHost) -> int:
     marks: list[Mark] = []
     everything = {"data.policy": ("lenient", "--fix"), "data.max_left_out": ("1", "--fix")}
     config = resolve_data(args, host, {**_settings(args), **everything})
+    refuse_nested(out, config)
     with Reading("reading the data") as reading:
         report = check(config, host, progress=reading.update, for_training=False, marks=marks)
     if args.html:

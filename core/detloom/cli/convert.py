@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from detloom.cli import console
 from detloom.cli.data_arguments import add_data_arguments, resolve_data
 from detloom.cli.data_options import add_file_arguments
-from detloom.cli.data_output import refuse_used, write_whole, writer_of
+from detloom.cli.data_output import refuse_nested, refuse_used, write_whole, writer_of
 from detloom.cli.data_sources import sources_json, sources_text
 from detloom.cli.source_options import given_flags, says_where
 from detloom.errors import UsageError
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format:
         more["data.format"] = (args.format, "--from")
     config = resolve_data(args, host, more)
+    refuse_nested(out, config)
     writer = writer_of(host, args.to, "--to")
     with Reading("reading the data") as reading:
         dataset = load_dataset(config, host, progress=reading.update, for_training=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from detloom.errors import DetloomError, UsageError
 
 if TYPE_CHECKING:
+    from detloom.config import ResolvedConfig
     from detloom.data.dataset import Dataset
     from detloom.host import PluginHost
     from detloom.specs import WritableFormat
@@ -19,6 +20,24 @@ if TYPE_CHECKING:
 def refuse_used(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not an empty folder", hint="name a new folder")
+
+
+def refuse_nested(out: Path, config: ResolvedConfig) -> None:
+    """Raises UsageError when what is to be written would become a part of the data that are read, or hold them."""
+    from detloom.data.fetch import chosen_sources
+    from detloom_schemas.data_config import LocalDataSource
+
+    for element in chosen_sources(config):
+        if not isinstance(element.settings, LocalDataSource) or not element.settings.path:
+            continue
+        place = Path(element.settings.path).expanduser()
+        data, target = place.resolve(), out.resolve()
+        if place.is_dir() and (target.is_relative_to(data) or data.is_relative_to(target)):
+            lies, in_ = (out, place) if target.is_relative_to(data) else (place, out)
+            raise UsageError(
+                f"{lies} lies inside of {in_}: the data would be mixed with what is made of them",
+                hint="name a new folder beside the data",
+            )
 
 
 def writer_of(host: PluginHost, name: str, flag: str) -> WritableFormat:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detloom.cli import console
 from detloom.cli.data_arguments import add_data_arguments, resolve_data
-from detloom.cli.data_output import refuse_used, write_whole, writer_of
+from detloom.cli.data_output import refuse_nested, refuse_used, write_whole, writer_of
 from detloom.cli.data_sources import sources_json, sources_text
 from detloom.errors import UsageError
 from detloom.progress import Reading
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_used(out)
     host = discover()
     config = resolve_data(_without_shares(args), host, _rules(args))
+    refuse_nested(out, config)
     writer = writer_of(host, args.format, "--format")
     with Reading("reading the data") as reading:
         dataset = load_dataset(config, host, progress=reading.update)

@@ -86,6 +86,7 @@ class LocalSource:
             raise DataError(f"{place} does not exist", hint=f"expected {_SHAPE}")
         if place.is_file():
             return self._single_file(place, named)
+        _refuse_special(place)
         if not any(place.iterdir()):
             raise DataError(f"{place} is an empty folder", hint=f"expected {_SHAPE}")
         annotations = {split: _existing(place, name, f"data.local.{split}") for split, name in named.items()}
@@ -115,9 +116,16 @@ def _existing(place: Path, name: str, key: str) -> Path:
     candidates = [place / Path(name).expanduser(), Path(name).expanduser()]
     for candidate in candidates:
         if candidate.exists():
+            _refuse_special(candidate)
             return candidate.absolute()
     looked = " and ".join(dict.fromkeys(str(candidate) for candidate in candidates))
     raise DataError(f"{name} does not exist ({key})", hint=f"looked for {looked}")
+
+
+def _refuse_special(place: Path) -> None:
+    """A pipe would be waited for without end, and a device is no data."""
+    if not place.is_file() and not place.is_dir():
+        raise DataError(f"{place} is neither a folder nor a file but a device or a pipe", hint=f"expected {_SHAPE}")
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
