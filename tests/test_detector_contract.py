@@ -13,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from data_tools import load, sound_data
+from detloom.data.batch import Batch
 from detloom.detector import Detector, LossTerms, Targets
 from detloom.errors import PluginError, WeightsError
 from detloom.model_needs import check_detector, too_many_objects
 from detloom.specs import ModelContext, ModelSpec
 from detloom.train.optimizer import Rates, parameter_groups
 from detloom.train.seeding import seed_torch
+from detloom_schemas.config import TrainingConfig
 from detr_tools import HOST, build, class_tensors, drawn_batch, host_reads, predict, randomised
 from families import DETRS, FAMILIES
+from loop_tools import Recorder, make_loop
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_detr = pytest.mark.parametrize("family", DETRS)
@@ -162,12 +165,15 @@ def test_a_validation_loss_does_not_depend_on_random_numbers(family: str, made: 
 
 @every_family
 def test_a_training_step_waits_for_the_device_three_times_at_most(family: str, made: Made) -> None:
+    """A whole step of the loop: also clipping, the optimizer, the schedule and the average."""
     detector = made(family).train()
     images, targets = drawn_batch(detector.input_rule.size)
-    judged(detector, images, targets).total.backward()  # the first step fills caches
+    batch = Batch(images, targets, [0, 1], [detector.input_rule.size] * 2)
+    loop = make_loop(TrainingConfig(epochs=1, gradient_clip=0.1), [batch] * 3, Recorder(), detector=detector)
+    loop.step([batch])  # the first step fills caches
     with host_reads() as found:
-        terms = judged(detector, images, targets)
-        (terms.total / terms.normaliser).backward()
+        loop.step([batch])
+    assert loop.ema is not None and loop.ema.updates == 2
     assert len(found) <= 3, found
 
 
