@@ -12,7 +12,7 @@ from pydantic import Field
 
 from config_tools import candidate, mistakes, model, own, resolved, small_host, typed
 from detloom.cli.options import add_run_arguments, rewrite_keys, run_layers
-from detloom.config import Layer, file_layer, load_saved, mapping_layer
+from detloom.config import Layer, explain, file_layer, load_saved, mapping_layer
 from detloom.specs import AugmentationSpec, SourceSpec
 from detloom_schemas.base import Settings
 
@@ -75,6 +75,14 @@ def test_one_file_gives_a_mapping_one_value(tmp_path: Path, text: str, place: st
 
 # --- words of the command line ---
 
+
+def given(*flags: str) -> list[Layer]:
+    """What these flags of `detloom train` say."""
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    return run_layers(parser.parse_args(rewrite_keys([*flags])), small_host())
+
+
 CAT = mapping_layer({ALIASES: {"a": "cat", "b": "dog"}, THAWS: {"2": "dark5"}}, "file", "run.yaml:1:1")
 
 
@@ -96,10 +104,8 @@ def test_a_key_is_set_in_what_stands_and_a_whole_mapping_begins_anew(
     words: list[str], expected: dict[str, str]
 ) -> None:
     assert aliases(CAT, typed(*words)) == expected
-    parser = argparse.ArgumentParser()
-    add_run_arguments(parser)
-    flags = rewrite_keys([part for word in words for part in ("--set", word)])
-    assert aliases(CAT, *run_layers(parser.parse_args(flags), small_host())) == expected
+    flags = [part for word in words for part in ("--set", word)]
+    assert aliases(CAT, *given(*flags)) == expected
 
 
 def test_a_schedule_of_thaws_takes_single_epochs_whichever_way_it_was_written() -> None:
@@ -190,6 +196,7 @@ def test_a_recipe_may_hold_a_mapping_to_which_keys_are_added() -> None:
     config = resolved(typed("model.type=thawing-s", "training.unfreeze.4=stem"), host=host)
     assert config.config.training.unfreeze == {"2": ("head",), "4": ("stem",)}
     assert str(config.origins[THAWS]) == "command line --set, with recipe lab:thawing-s"
+    assert explain(config, THAWS).recipe == {"2": ["head"]}
     given_back = config.with_tracker({THAWS: "auto"})
     assert given_back.config.training.unfreeze == {"2": ("head",)}
 
@@ -198,14 +205,14 @@ def test_a_recipe_may_hold_a_mapping_to_which_keys_are_added() -> None:
 
 
 @pytest.mark.parametrize("key", ["data.drop_classes", "experiment.tags", "model.freeze", "model.lora.targets"])
-@pytest.mark.parametrize("nothing", ["", "none", "null", "~", " None "])
+@pytest.mark.parametrize("nothing", ["", "none", "null", "~", " None ", '"none"'])
 def test_nothing_empties_a_list_wherever_it_is_written(tmp_path: Path, key: str, nothing: str) -> None:
-    full = mapping_layer({key: ["full"]})
+    full, bare = mapping_layer({key: ["full"]}), nothing.strip('"')
     for layer in (
         typed(f"{key}={nothing}"),
         file(tmp_path, "a.yaml", f"{key}: {nothing}\n"),
-        file(tmp_path, "a.toml", f"{key} = {json.dumps(nothing)}\n"),
-        file(tmp_path, "a.json", json.dumps({key: nothing})),
+        file(tmp_path, "a.toml", f"{key} = {json.dumps(bare)}\n"),
+        file(tmp_path, "a.json", json.dumps({key: bare})),
         file(tmp_path, "b.json", json.dumps({key: None})),
         Layer("tracker", typed(f"{key}={nothing}").entries),
     ):
@@ -223,3 +230,8 @@ def test_nothing_means_no_sources_no_transforms_and_no_thaws() -> None:
     layer = mapping_layer({THAWS: "3", "augmentation.transforms": ["flip"], "data.sources": []})
     config = resolved(layer, typed(f"{THAWS}=none", "augmentation.transforms=", "data.sources=none")).config
     assert config.training.unfreeze == {} and config.augmentation.transforms == () and config.data.sources == ()
+
+
+def test_a_flag_adds_its_logger_to_none() -> None:
+    layers = given("--set", "experiment.logging.loggers=none", "--tensorboard")
+    assert resolved(*layers).config.experiment.logging.loggers == ("tensorboard",)

@@ -70,7 +70,7 @@ def convert_elements(
     host: PluginHost, leaf: LeafField, entry: Entry, default_format: str = "auto"
 ) -> tuple[list[dict[str, Any]], list[Mistake]]:
     """The list as it is kept (plain values, only what was written), and every mistake in it with its place."""
-    raw = [] if says_nothing(entry.value) else entry.value
+    raw = [] if says_nothing(natural(entry.value)) else entry.value
     if isinstance(raw, Text):
         try:
             raw = parse_flow(raw) if raw.strip().startswith("[") else None

@@ -108,4 +108,4 @@ def _info(resolved: ResolvedConfig, leaf: LeafField, state: _State) -> LeafInfo:
 
 def _recipe(resolved: ResolvedConfig) -> dict[str, Any]:
     models = resolved.specs(ModelSpec)
-    return dict(flatten(models[0].recipe)) if models else {}
+    return dict(flatten(models[0].recipe)) | dict(models[0].recipe) if models else {}

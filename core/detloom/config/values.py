@@ -92,8 +92,8 @@ def says_nothing(raw: Any) -> bool:
 def _readings(raw: Any, annotation: Any) -> Iterator[Any]:
     """What typed text may mean, the likeliest first; text comes last, so that `123` can be a name."""
     wants_list = takes_list(annotation)
-    if says_nothing(raw) and (wants_list or mapping_depth(annotation)):
-        # Never `["none"]`: what is called so stands in a list, `[none]`.
+    if (wants_list or mapping_depth(annotation)) and says_nothing(natural(raw)):
+        # Never `["none"]`, in quotes neither: what is called so stands in a list, `[none]`.
         yield None
         yield [] if wants_list else {}
         return
