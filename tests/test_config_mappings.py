@@ -180,6 +180,15 @@ def test_mappings_of_plugins_follow_the_same_rule() -> None:
     assert wrong.key == f"{here}.flat.a"
 
 
+def test_the_default_mapping_of_a_saved_configuration_is_nobodys_word(tmp_path: Path) -> None:
+    host = small_host(candidate("lab", "entry point", "detloom_augmentations", own(AugmentationSpec, ["t"], Tables)))
+    here = "augmentation.plugins.t"
+    config = resolved(typed("augmentation.transforms=t", f"{here}.deep.a.b=2"), host=host)
+    again = resolved(file(tmp_path, "config.yaml", config.to_yaml()), host=host)
+    assert again.values() == config.values()
+    assert {key: again.origins[f"{here}.{key}"].kind for key in ("flat", "deep")} == {"flat": "default", "deep": "file"}
+
+
 def test_a_source_in_a_list_may_have_mappings(tmp_path: Path) -> None:
     host = small_host(candidate("lab", "entry point", "detloom_sources", own(SourceSpec, ["depot"], Tables)))
     second = "{type: depot, flat: {b: 1, b.c: 2}, deep: {d: {e: 3}}}"

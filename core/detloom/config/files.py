@@ -65,7 +65,9 @@ def _without_derived(entries: list[Entry]) -> Iterator[Entry]:
         if entry.key.startswith("origins.") and isinstance(entry.value, list) and entry.value[0] in derived:
             skipped.add(entry.key.removeprefix("origins."))
     for entry in entries:
-        if entry.key not in skipped and not entry.key.startswith("origins."):
+        parts = entry.key.split(".")
+        above = (".".join(parts[:length]) for length in range(1, len(parts) + 1))  # a mapping was taken apart
+        if not entry.key.startswith("origins.") and skipped.isdisjoint(above):
             yield entry
 
 
