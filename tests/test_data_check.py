@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_tools import Document, codes, edit, load, look, picture, save, sound_data
+from data_tools import Document, codes, edit, first, load, look, picture, save, sound_data
+from detloom.cli.main import main
 from detloom.data.findings import CODES
 from detloom.errors import DataError
 
@@ -333,6 +335,49 @@ def test_an_image_without_objects_is_kept_as_background(tmp_path: Path) -> None:
     assert report.dataset is not None
     assert len(report.dataset.splits["train"]) == 4
     assert [finding.code for finding in report.findings] == ["image-without-objects"]
+
+
+def test_images_that_lost_all_their_objects_are_told_from_those_that_never_had_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = sound_data(tmp_path / "data")
+    edit(root, lambda c: c.update(annotations=c["annotations"][2:]))
+    assert main(["check", str(root)]) == 0
+    assert "1 image without; " in capsys.readouterr().out
+    edit(root, lambda c: [a["bbox"].__setitem__(2, 0) for a in c["annotations"][:4]])
+    assert main(["check", str(root)]) == 0
+    text = capsys.readouterr().out
+    assert "3 images without (2 lost all); " in text and "image-without-objects x1" in text
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_names_of_classes_that_are_not_read_as_written_are_told_each_once(several: bool, tmp_path: Path) -> None:
+    def rename(content: Document) -> None:
+        content["categories"][0]["name"], content["categories"][1]["name"] = " cat ", "x\ny"
+
+    root = sound_data(tmp_path / "data")
+    for split in ("train", "valid"):
+        edit(root, rename, split)
+    aliases = {"class_aliases": {"nothing": "cat"}} if several else {}
+    report = look(root, **aliases)
+    assert first(report, "class-name-spaces").count == 2
+    where = first(report, "class-name-spaces").where
+    assert "' cat ', read as 'cat'" in where and r"'x\ny', read as 'x y'" in where
+    assert report.dataset is not None and report.dataset.class_map.names == ("cat", "x y")
+
+
+def test_the_ways_out_of_a_link_that_leads_out_are_named_and_lead_there(tmp_path: Path) -> None:
+    root = sound_data(tmp_path / "data")
+    (tmp_path / "elsewhere").mkdir()
+    picture = root / "train" / "p0.png"
+    picture.rename(tmp_path / "elsewhere" / "p0.png")
+    picture.symlink_to(tmp_path / "elsewhere" / "p0.png")
+    finding = first(look(root), "path-escape")
+    assert f"--images {tmp_path / 'elsewhere'}" in finding.where
+    assert codes(look(root, local__images=str(tmp_path / "elsewhere"))) == {}
+    assert "cp -rL DATA COPY" in finding.remedy
+    subprocess.run(["cp", "-rL", root, tmp_path / "copy"], check=True)
+    assert codes(look(tmp_path / "copy")) == {}
 
 
 def test_every_code_is_known_with_a_severity_and_a_sentence() -> None:

@@ -108,6 +108,7 @@ def test_open_images_has_fractions_and_groups(tmp_path: Path) -> None:
         ("p0.png,64,48,cat,4,5,x,15", "bad-box-type", "xmax is 'x'"),
         ("p0.png,64,48,cat,4,5,,15", "bad-box-type", "xmax is ''"),
         ("p0.png,64,48,cat,4,5", "bad-line", "6 fields, at least 8"),
+        ("p0.png,64,48,cat,4,5,24,15,9", "bad-line", "9 fields, and the first line names 8"),
         (",64,48,cat,4,5,24,15", "bad-record", "no file name"),
         ("p0.png,64,48,,4,5,24,15", "bad-record", "no class"),
         ("p0.png,64,48,cat,4,5,nan,15", "nan-box", "nan"),
@@ -129,6 +130,22 @@ def test_a_fault_is_named_with_its_line(row: str, code: str, said: str, tmp_path
     assert said in finding.where
     assert report.dataset is not None
     assert {"p0.png", "p1.png"} == set(tools.boxes(report.dataset))
+
+
+@pytest.mark.parametrize(("header", "row"), [("", ",, "), (",score,note", ",0.5,"), (",score", ",0.5")])
+def test_columns_that_are_named_and_fields_that_are_empty_may_follow(header: str, row: str, tmp_path: Path) -> None:
+    table(tmp_path, f"filename,xmin,ymin,xmax,ymax,class{header}", f"p0.png,4,5,24,15,cat{row}")
+    assert box_of(tmp_path) == [4, 5, 24, 15]
+    assert "bad-line" not in codes(look(tmp_path, split__val=0))
+
+
+def test_spaces_inside_a_class_name_are_told_and_those_around_a_field_are_not(tmp_path: Path) -> None:
+    rows = ("p0.png,4,5,24,15, cat", "p0.png,1,5,24,15,big  dog", "p1.png,4,5,24,15,big dog")
+    table(tmp_path, "filename,xmin,ymin,xmax,ymax,class", *rows)
+    report = look(tmp_path, split__val=0)
+    assert first(report, "class-name-spaces").count == 1
+    assert first(report, "class-name-spaces").where == "boxes.csv:3 ('big  dog', read as 'big dog')"
+    assert report.dataset is not None and report.dataset.class_map.names == ("big dog", "cat")
 
 
 def test_a_column_may_say_the_split(tmp_path: Path) -> None:

@@ -51,7 +51,11 @@ def _sums(used: int, left_out: int) -> dict[str, int]:
 def as_text(report: CheckReport, command: str) -> str:
     parts = []
     if report.inspection is not None:
-        parts += [_overview(report.inspection, report), _numbers(report.inspection), _classes(report.inspection)]
+        parts += [
+            _overview(report.inspection, report),
+            _numbers(report.inspection, report),
+            _classes(report.inspection),
+        ]
     if report.dataset is not None and (sources := sources_text(report.dataset)):
         parts.append(sources)
     if report.findings:
@@ -92,7 +96,7 @@ def _overview(found: Inspection, report: CheckReport) -> str:
     )
 
 
-def _numbers(found: Inspection) -> str:
+def _numbers(found: Inspection, report: CheckReport) -> str:
     """Sizes of pictures and objects in three lines."""
     whole = found.whole
     sizes = ", ".join(f"{size} ({count})" for size, count in whole.image_sizes.items())
@@ -100,9 +104,13 @@ def _numbers(found: Inspection) -> str:
     more = f" and {rest} of other sizes" if rest else ""
     side, each = whole.box_side_px, whole.objects_per_image
     crowds = f", {counted(whole.crowd, 'crowd')}" if whole.crowd else ""
+    # The finding speaks of images that are annotated so; others lost all their objects to other findings.
+    written = sum(finding.count for finding in report.findings if finding.code == "image-without-objects")
+    lost = whole.images_without_objects - written
+    bare = f"{counted(whole.images_without_objects, 'image')} without{f' ({lost} lost all)' if lost > 0 else ''}"
     lines = [
         f"pictures  {sizes}{more}; width by height {_range(whole.aspect, '.2f')}",
-        f"objects   {_range(each, '.0f')} an image, {counted(whole.images_without_objects, 'image')} without; "
+        f"objects   {_range(each, '.0f')} an image, {bare}; "
         f"side {_range(side, '.0f')} px; {whole.small} small, {whole.medium} medium, {whole.large} large{crowds}",
     ]
     if found.num_classes > 1:

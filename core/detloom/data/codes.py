@@ -94,7 +94,9 @@ CODES: dict[str, Code] = {
         "the image has more pixels than is sane", "raise the limit with the environment's DETLOOM_MAX_PIXELS"
     ),
     "unsupported-image": _image("the image has a kind of pixels that cannot be read"),
-    "path-escape": _image("a file name leads out of the data's folder"),
+    "path-escape": _image(
+        "a file name leads out of the data's folder", "copy links with what they lead to: cp -rL DATA COPY"
+    ),
     "size-mismatch": _image(
         "the annotated image size is not the size of the picture", "data.size_mismatch says what that means"
     ),
@@ -185,6 +187,11 @@ CODES: dict[str, Code] = {
     "mask-off-box": Code("warning", "a mask and its box lie in different places", "both are kept as written"),
     "similar-classes": Code(
         "warning", "names of classes differ in capitals or spaces alone", "kept as different classes; make them one"
+    ),
+    "class-name-spaces": Code(
+        "info",
+        "the name of a class has spaces at its ends, several in a row, or breaks its line",
+        "read with single spaces",
     ),
     "class-without-objects": Code("warning", "a class has no object at all", "it stays a class of the model"),
     "class-missing-in-split": Code("warning", "a class has objects in one split and none in another"),

@@ -21,6 +21,7 @@ _ALSO = frozenset(
         "area-mismatch",
         "placeholder-class",
         "case-clash",
+        "class-name-spaces",
         "picture-in-two-sources",
         "labels-of-first",
         "labels-joined",

@@ -15,6 +15,7 @@ from detloom.data.build import CheckedImage
 from detloom.data.findings import FindingBook, found
 from detloom.data.masks import rle_iou
 from detloom.data.objects import CheckedObject
+from detloom.data.overview import folded_names
 from detloom.data.records import ClassRecord, Finding, ImageRecord, ObjectRecord
 from detloom_schemas.base import class_key
 
@@ -128,6 +129,8 @@ class _ClassTable:
         """Read the classes of a part; faults within its own list are found here, where its own ids are known."""
         names, ids = own.spellings, dict[str, int]()
         groups: dict[str, list[tuple[bool, ClassRecord, str]]] = {}
+        for finding in folded_names(own.classes):
+            yield replace(finding, where=own.part.said(finding.where))
         for record in own.classes:
             written = " ".join(record.name.split())
             if record.id is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detloom.data.codes import CODES, FILE_FAULTS
-from detloom.data.findings import FindingBook
+from detloom.data.findings import FindingBook, found
+from detloom.data.layout import brief
 from detloom.data.objects import label_of
-from detloom.data.records import ClassRecord, ImageRecord
+from detloom.data.records import ClassRecord, Finding, ImageRecord
 
 if TYPE_CHECKING:
     from detloom.data.dataset import ClassMap, Split
@@ -58,6 +59,14 @@ def written_in(records: Iterable[ImageRecord], labels: Mapping[int | str, int]) 
                 sums.masked += masked
                 sums.plain += not masked
     return sums
+
+
+def folded_names(classes: Iterable[ClassRecord]) -> Iterator[Finding]:
+    """Names that are not read as they are written, each once."""
+    for name, where in {record.name: record.where for record in reversed(list(classes))}.items():
+        single = " ".join(name.split())
+        if single != name:
+            yield found("class-name-spaces", f"{where} ({brief(name)}, read as {brief(single)})")
 
 
 def similar_classes(names: Sequence[str], book: FindingBook) -> None:

@@ -39,7 +39,8 @@ class Finder:
                 real = self._realpath(candidate)
                 if self._holds(real):
                     return Path(candidate)
-                raise PathEscapeError(f"it is a link to {real}, outside the data's folder")
+                outside = f"it is a link to {real}, outside the data's folder"
+                raise PathEscapeError(f"{outside}: allow it with --images {Path(real).parent}")
         # Names are written relative to the annotation file, which is the first folder.
         if not _within(_flat(self._folders[0] / relative), self._roots):
             raise PathEscapeError("it climbs out of the data's folder")

@@ -24,6 +24,7 @@ from detloom.data.overview import (
     compare_masks,
     compare_pictures,
     conflicting_classes,
+    folded_names,
     missing_splits,
     similar_classes,
     written_in,
@@ -120,6 +121,8 @@ def _class_map(classes: Sequence[ClassRecord], told: Told) -> ClassMap | None:
     if not classes:
         told.add(not told.book.codes() & {*FILE_FAULTS, "bad-class"}, "no-classes")
         return None
+    for finding in folded_names(classes):
+        told.book.take(finding)
     if any(record.id is None for record in classes):
         names = sorted({" ".join(record.name.split()) for record in classes}, key=lambda n: (n.casefold(), n))
         similar_classes(names, told.book)

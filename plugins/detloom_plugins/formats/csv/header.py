@@ -46,10 +46,11 @@ _BOXES: tuple[tuple[Layout, tuple[tuple[str, ...], ...]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Positions of columns; None for one that is not there. box: four columns. open_images: the header of that data
-    set, whose coordinates are fractions and whose file names lack the suffix."""
+    """Positions of columns; None for one that is not there. columns: how many there are. box: four of them.
+    open_images: the header of that data set, whose coordinates are fractions and whose file names lack the suffix."""
 
     delimiter: str
+    columns: int
     file: int
     label: int
     box: tuple[int, ...]
@@ -91,6 +92,7 @@ def _header(names: Sequence[str], delimiter: str) -> Header | str:
             if all(name in places for name in family):
                 return Header(
                     delimiter=delimiter,
+                    columns=len(names),
                     file=file,
                     label=label,
                     box=tuple(places[name] for name in family),

@@ -81,7 +81,11 @@ class _File:
         if len(row) <= needed:
             yield found("bad-line", f"{where} ({len(row)} fields, at least {needed + 1} are due)")
             return
-        file_name, label = row[header.file].strip(), " ".join(row[header.label].split())
+        if any(cell.strip() for cell in row[header.columns :]):
+            yield found("bad-line", f"{where} ({len(row)} fields, and the first line names {header.columns})")
+            return
+        file_name, written = row[header.file].strip(), row[header.label].strip()
+        label = " ".join(written.split())
         texts = [row[place].strip() for place in header.box]
         if not file_name:
             yield found("bad-record", f"{where} (no file name)")
@@ -99,9 +103,9 @@ class _File:
         if not label:
             yield found("bad-record", f"{where} (no class)")
             return
-        if label not in self._classes:
-            self._classes.add(label)
-            yield ClassRecord(None, label, where)
+        if written not in self._classes:
+            self._classes.add(written)
+            yield ClassRecord(None, written, where)
         group = header.group is not None and len(row) > header.group and row[header.group].strip() == "1"
         if group:
             yield found("group-object", where)

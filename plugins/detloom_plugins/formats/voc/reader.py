@@ -195,12 +195,13 @@ class _Reader:
 
     def _object(self, element: Element, name: str, from_one: bool) -> Iterator[ClassRecord | ObjectRecord | Finding]:
         where = f"{name}:{element.line}"
-        label = " ".join(element.value("name").split())
+        written = element.value("name").strip()
+        label = " ".join(written.split())
         if not label:
             yield found("bad-record", f"{where} (an object without a name)")
             return
         if not self._closed or label == "background":  # every such list begins with it, used or not
-            yield from self._class(label, where)
+            yield from self._class(written, where)
         box = element.child("bndbox")
         if box is None:
             turned = element.child("robndbox") is not None
