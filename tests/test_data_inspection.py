@@ -99,6 +99,25 @@ def test_keypoints_are_shown_and_said_to_train_nothing(tmp_path: Path) -> None:
     assert "keypoints are not trained on: boxes are" in found.recommendation.notes
 
 
+def test_objects_that_vanish_at_the_suggested_size_are_counted(tmp_path: Path) -> None:
+    """Pictures 2600 pixels wide are halved by the largest input that is suggested."""
+
+    def widen(content: dict[str, Any]) -> None:
+        for entry in content["images"]:
+            entry["width"] = 2600
+        for entry in content["annotations"][:3]:
+            entry["bbox"][2:] = [1.0, 1.0]
+
+    root = sound_data(tmp_path)
+    for split in ("train", "valid"):
+        edit(root, widen, split)
+        for number, path in enumerate(sorted((root / split).glob("*.png"))):
+            Image.fromarray(picture(number, 2600, 48)).save(path)
+    advice = inspected(root, near_duplicates=False, allow=["leakage"]).recommendation
+    assert max(advice.resolution) < 2600 / 2
+    assert [note.partition(" (")[0] for note in advice.notes] == ["3 of 8 objects of train", "3 of 4 objects of val"]
+
+
 @pytest.mark.parametrize("kind", ["plain", "masks", "rare"])
 def test_what_is_suggested_is_a_configuration_that_is_accepted(tmp_path: Path, kind: str) -> None:
     root = lopsided(tmp_path) if kind == "rare" else sound_data(tmp_path)
