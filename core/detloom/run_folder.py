@@ -9,10 +9,10 @@ import logging
 import os
 import platform
 import re
-import unicodedata
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
