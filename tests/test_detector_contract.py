@@ -18,12 +18,13 @@ from detloom.detector import Detector, LossTerms, Targets
 from detloom.errors import PluginError, WeightsError
 from detloom.model_needs import check_detector, too_many_objects
 from detloom.specs import ModelContext, ModelSpec
+from detloom.train.loop import Loop
 from detloom.train.optimizer import Rates, parameter_groups
 from detloom.train.seeding import seed_torch
 from detloom_schemas.config import TrainingConfig
 from detr_tools import HOST, build, class_tensors, drawn_batch, host_reads, predict, randomised
 from families import DETRS, FAMILIES
-from loop_tools import Recorder, make_loop
+from loop_tools import Recorder, assert_same_state, interrupted_and_resumed, make_loop
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_detr = pytest.mark.parametrize("family", DETRS)
@@ -175,6 +176,18 @@ def test_a_training_step_waits_for_the_device_three_times_at_most(family: str, m
         loop.step([batch])
     assert loop.ema is not None and loop.ema.updates == 2
     assert len(found) <= 3, found
+
+
+@every_family
+def test_a_training_goes_on_bit_for_bit_where_it_was_stopped(family: str, made: Made, tmp_path: Path) -> None:
+    size = made(family).input_rule.size
+    batch = Batch(*drawn_batch(size), [0, 1], [size] * 2)
+    config = TrainingConfig(epochs=3, gradient_clip=0.1, seed=3)
+
+    def make(recorder: Recorder) -> Loop:
+        return make_loop(config, [batch], recorder, detector=made(family))
+
+    assert_same_state(*interrupted_and_resumed(make, 2, tmp_path))
 
 
 def test_the_counter_sees_what_waits() -> None:
