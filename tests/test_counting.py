@@ -21,6 +21,7 @@ from run_tools import lab_host, observe
     [
         (1, "step", "1 step"), (0, "step", "0 steps"), (1200, "image", "1,200 images"), (1, "class", "1 class"),
         (3, "class", "3 classes"), (2, "batch", "2 batches"), (2, "other image", "2 other images"),
+        (2, "epoch", "2 epochs"), (2, "loss", "2 losses"),
     ],
 )  # fmt: skip
 def test_a_noun_follows_its_number(count: int, noun: str, text: str) -> None:

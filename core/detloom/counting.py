@@ -15,7 +15,7 @@ def plural(noun: str, count: int) -> str:
     if count == 1:
         return noun
     *before, last = noun.split(" ")
-    ending = "es" if last.endswith(("s", "x", "ch")) else "s"
+    ending = "es" if last.endswith(("s", "x", "tch")) else "s"
     return " ".join([*before, last + ending])
 
 
