@@ -179,7 +179,7 @@ def test_a_runs_checkpoint_and_its_export_need_no_adapters(tmp_path: Path) -> No
     gate = next(iter(seen["exports"].values()))["gate"]
     assert gate, "the exported file was compared with the checkpoint"
     record = json.loads((run / "run.json").read_text())
-    assert any("adapters of rank 2 on 2 layers" in line for line in record["model"]["weights"])
+    assert any("adapters of rank 2 on 2 layers" in line for line in record["model"]["trained"])
     state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
     assert any(".lora_A." in name for name in state["training"]["model"])
     assert set(state["weights"]) == set(model.detector.state_dict())

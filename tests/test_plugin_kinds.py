@@ -269,14 +269,14 @@ def test_a_package_carries_a_tracked_run_alone_and_its_tracker_edits_stops_and_r
         "RunStarted disc square star triangle",
         "EpochStarted 0 1",
         "ValidationFinished 0 3 True",
+        "EpochFinished 0 3 True",
         "CheckpointSaved best.pt True",
         "CheckpointSaved last.pt True",
-        "EpochFinished 0 3 True",
         "EpochStarted 1 3",
         "ValidationFinished 1 4 True",
+        "EpochFinished 1 4 True",
         *(["CheckpointSaved best.pt True"] if here.json("run.json")["best"]["epoch"] == 1 else []),
         "CheckpointSaved last.pt True",
-        "EpochFinished 1 4 True",
         "RunFinished completed",
     ]
 

@@ -437,7 +437,7 @@ def detloom_validation_finished(event: ValidationFinished) -> None:
 
 @hookspec
 def detloom_epoch_finished(event: EpochFinished) -> None:
-    """An epoch is trained and, where it was due, evaluated.
+    """An epoch is trained and, where it was due, evaluated; its checkpoints are written next.
 
     Example:
         import detloom

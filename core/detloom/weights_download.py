@@ -11,7 +11,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -71,8 +71,7 @@ def fetch_weights(
         return path
     announce()
     limits = limits or Limits()
-    with atomic_path(path) as part:
-        remote = _Remote(file, limits.answer_s)
+    with atomic_path(path) as part, closing(_Remote(file, limits.answer_s)) as remote:
         with _explaining(file, path, part, remote, limits):
             deadline, is_transient = Deadline(limits.total_s), partial(_is_transient, part=part)
             retried(
@@ -199,6 +198,11 @@ class _Remote:
             begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             start = int(begins[1]) if response.status == http.client.PARTIAL_CONTENT and begins else 0
             yield start, iter(lambda: response.read1(_CHUNK), b"")
+
+    def close(self) -> None:
+        """For who does not come to read it."""
+        if self._first is not None:
+            self._first.close()
 
     def _open(self, headers: dict[str, str], redirects: _Redirects | None = None) -> http.client.HTTPResponse:
         opener = urllib.request.build_opener(redirects or _Redirects())
