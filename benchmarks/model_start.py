@@ -15,6 +15,8 @@ import tempfile
 from common import record
 from startup import cpu_seconds
 
+from detloom.counting import counted
+
 OURS = (
     "from detloom.host import discover; from detloom.specs import ModelSpec, ModelContext; "
     "spec = discover().get(ModelSpec, '{name}'); spec.build(spec.settings(), ModelContext(('a', 'b'), (320, 320)))"
@@ -50,7 +52,13 @@ def main() -> None:
     rows = [f"| {name} | {value:.2f} | {value / bare:.1f} |" for name, value in medians.items()]
     record(
         "model_start",
-        ["| what | CPU s | times `import torch` |", "|---|---|---|", *rows, "", f"Medians of {rounds} rounds."],
+        [
+            "| what | CPU s | times `import torch` |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"Medians of {counted(rounds, 'round')}.",
+        ],
     )
 
 

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
+from detloom.config import mapping_layer, resolve
+from detloom.data.dataset import Dataset
+from detloom.data.load import load_dataset
 from detloom.detector import Decoded, Detector, LayerGroup, LossTerms, Outputs, Targets, TransferReport
 from detloom.discovery import Candidate, first_party_candidates
 from detloom.geometry import InputRule, PostRule
@@ -230,3 +233,16 @@ def write_data(folder: Path, counts: tuple[int, int, int] = (64, 16, 12)) -> Pat
     for seed, (split, count) in enumerate(zip(("train", "valid", "test"), counts, strict=True)):
         write_shapes(folder / split, count, seed)
     return folder
+
+
+SIZE = (64, 64)
+
+
+def values_for(data: Path, **more: Any) -> dict[str, Any]:
+    """Of a run of the small detector on these data."""
+    plain = {"model.type": "outline:outline-one", "data.local.path": str(data), "training.resolution": list(SIZE)}
+    return {**plain, "training.batch_size": 4, "data.num_workers": 0, **more}
+
+
+def dataset_at(data: Path, host: PluginHost) -> Dataset:
+    return load_dataset(resolve(host, [mapping_layer(values_for(data))]), host)

@@ -238,6 +238,22 @@ ECHOES = {
 Seen = dict[str, Any]
 
 
+SHORT_RUN: dict[str, Any] = {
+    "data.num_workers": 0,
+    "model.type": "lab-dry",
+    "model.pretrain_weights": "none",
+    "training.epochs": 1,
+    "training.batch_size": 2,
+    "training.resolution": 64,
+    "augmentation.transforms": [],
+    "validation.pictures": 0,
+    "export.format": [],
+    "experiment.logging.loggers": ["jsonl"],
+    "experiment.name": "run",
+}
+"""One epoch, and nothing around it."""
+
+
 def configured(values: Mapping[str, Any], host: PluginHost) -> ResolvedConfig:
     return resolve(host, [mapping_layer(values)])
 

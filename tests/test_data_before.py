@@ -19,21 +19,9 @@ from detloom.data.dataset import Dataset
 from detloom.errors import DataError
 from detloom.run import resume_run, train_run
 from detloom_schemas.data_config import DataSplitConfig, LocalDataSource
-from run_tools import lab_host
+from run_tools import SHORT_RUN, lab_host
 
-SETTINGS: dict[str, Any] = {
-    "data.num_workers": 0,
-    "model.type": "lab-wet",
-    "model.pretrain_weights": "none",
-    "training.epochs": 1,
-    "training.batch_size": 2,
-    "training.resolution": 64,
-    "augmentation.transforms": [],
-    "validation.pictures": 0,
-    "export.format": [],
-    "experiment.logging.loggers": ["jsonl"],
-    "experiment.name": "run",
-}
+SETTINGS: dict[str, Any] = {**SHORT_RUN, "model.type": "lab-wet"}
 
 
 @pytest.fixture(autouse=True)

@@ -12,21 +12,7 @@ from data_tools import Document, edit, load, sound_data
 from detloom.config import mapping_layer, resolve
 from detloom.errors import DataError
 from detloom.run import train_run
-from run_tools import NotingDetector, lab_host
-
-SHORT = {
-    "data.num_workers": 0,
-    "model.type": "lab-dry",
-    "model.pretrain_weights": "none",
-    "training.epochs": 1,
-    "training.batch_size": 2,
-    "training.resolution": 64,
-    "augmentation.transforms": [],
-    "validation.pictures": 0,
-    "export.format": [],
-    "experiment.logging.loggers": ["jsonl"],
-    "experiment.name": "run",
-}
+from run_tools import SHORT_RUN, NotingDetector, lab_host
 
 
 @pytest.mark.parametrize("most", [None, 1])
@@ -76,7 +62,7 @@ def warnings_of_a_run(data: Path, **settings: object) -> list[str]:
     """What run.json keeps of a run below the working directory."""
     host = lab_host()
     try:
-        train_run(resolve(host, [mapping_layer({**SHORT, "data.local.path": str(data), **settings})]), host)
+        train_run(resolve(host, [mapping_layer({**SHORT_RUN, "data.local.path": str(data), **settings})]), host)
     finally:
         logging.getLogger("detloom").handlers.clear()
     found: list[str] = json.loads(Path("runs/run/run.json").read_text())["warnings"]

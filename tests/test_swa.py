@@ -36,13 +36,7 @@ def test_the_average_and_its_statistics_equal_torchs_own() -> None:
     loop = averaging_loop(Recorder(), use_ema=False)
     network = copy.deepcopy(loop.detector)
     averaged = swa_utils.AveragedModel(network)
-    after: list[dict[str, torch.Tensor]] = []
-
-    def look(epoch: int) -> dict[str, float]:
-        after.append(copy.deepcopy(loop.detector.state_dict()))
-        return {"val/AP": 0.0}
-
-    loop.hooks = dataclasses.replace(loop.hooks, evaluate=look)
+    after = watched(loop)
     loop.run()
     for state in after[2:]:
         network.load_state_dict(state)
@@ -141,10 +135,8 @@ def test_the_last_epoch_is_always_averaged() -> None:
     assert loop.state_dict()["swa"]["updates"] == 1
 
 
-def taken_on(state: dict[str, Any], **changes: Any) -> tuple[Loop, list[dict[str, torch.Tensor]]]:
-    """A loop that goes on from a state with another configuration, and its weights after each of its epochs."""
-    loop = averaging_loop(Recorder(), use_ema=False, swa_norm_batches=0, **changes)
-    loop.load_state_dict(copy.deepcopy(state))
+def watched(loop: Loop) -> list[dict[str, torch.Tensor]]:
+    """The weights after each epoch, filled while the loop runs."""
     after: list[dict[str, torch.Tensor]] = []
 
     def look(epoch: int) -> dict[str, float]:
@@ -152,19 +144,21 @@ def taken_on(state: dict[str, Any], **changes: Any) -> tuple[Loop, list[dict[str
         return {"val/AP": 0.0}
 
     loop.hooks = dataclasses.replace(loop.hooks, evaluate=look)
+    return after
+
+
+def taken_on(state: dict[str, Any], **changes: Any) -> tuple[Loop, list[dict[str, torch.Tensor]]]:
+    """A loop that goes on from a state with another configuration, and its weights after each of its epochs."""
+    loop = averaging_loop(Recorder(), use_ema=False, swa_norm_batches=0, **changes)
+    loop.load_state_dict(copy.deepcopy(state))
+    after = watched(loop)
     return loop, after
 
 
 def four_epochs() -> tuple[dict[str, Any], list[dict[str, torch.Tensor]]]:
     """State after 12 steps of which SWA averaged those after 9 and 12, and the weights after each epoch."""
     loop = averaging_loop(Recorder(), use_ema=False, swa_norm_batches=0)
-    after: list[dict[str, torch.Tensor]] = []
-
-    def look(epoch: int) -> dict[str, float]:
-        after.append(copy.deepcopy(loop.detector.state_dict()))
-        return {"val/AP": 0.0}
-
-    loop.hooks = dataclasses.replace(loop.hooks, evaluate=look)
+    after = watched(loop)
     loop.run()
     return loop.state_dict(), after
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -327,6 +328,24 @@ def test_a_failed_download_says_why_and_keeps_nothing(
 def test_a_download_that_takes_too_long_is_given_up(server: _Server, tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match=r"not finished within 0\.3 s"):
         fetch_weights(file_at(server, "slow.pth"), tmp_path, limits=Limits(total_s=0.3))
+
+
+def test_a_connection_that_nobody_comes_to_read_is_closed(
+    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time was up between the answer and its first byte."""
+    asked: list[Any] = []
+    real = weights_download._Remote.ask
+
+    def late(remote: Any) -> None:
+        real(remote)
+        asked.append(remote._first)
+        time.sleep(0.25)
+
+    monkeypatch.setattr(weights_download._Remote, "ask", late)
+    with pytest.raises(UnreachableError, match=r"not finished within 0\.2 s"):
+        fetch_weights(file_at(server, "nano.pth"), tmp_path, limits=Limits(total_s=0.2))
+    assert asked[0].isclosed()
 
 
 def test_an_unreachable_server_names_the_remedy_and_exits_with_5(tmp_path: Path) -> None:
